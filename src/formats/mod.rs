@@ -1,0 +1,1 @@
+//! Text to structure and back for the system's files: pure and lossless, one file each. Must not open files.

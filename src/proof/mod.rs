@@ -1,0 +1,1 @@
+//! Evidence from real logins and connections.

@@ -1,0 +1,1 @@
+//! Renderings of plans, events and reports. Pure text.

@@ -1,0 +1,242 @@
+//! The contract of a resource, its erased form for the registry, and the traits that the engine is handed as values.
+//!
+//! A resource says what differs; only the engine acts. Adding one touches its own file and one registry line.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::change::{Change, Claim, Note, Promise};
+use crate::error::{Failure, Result};
+use crate::facts::Facts;
+use crate::host::Probe;
+use crate::outcome::{Evidence, Moment};
+
+/// Where in the playbook a resource finds its desired state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// A mapping at the top level, such as `ssh`; one task when it is there.
+    Map(&'static str),
+    /// Each item of a list at the top level, such as `users`; one task an item. The item's name is its `name` field.
+    Each(&'static str),
+}
+
+/// A resolved playbook: the values a resource reads. Spans stay with the playbook layer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Document(pub BTreeMap<String, Value>);
+
+impl Document {
+    /// A section of the playbook, `null` when absent.
+    pub fn section(&self, name: &str) -> &Value {
+        self.0.get(name).unwrap_or(&Value::Null)
+    }
+}
+
+/// What a resource found and wants changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Planned {
+    /// In no particular order; the engine orders by stage, then by registry, then as given.
+    pub changes: Vec<Change>,
+    /// For the reader.
+    pub notes: Vec<Note>,
+    /// Set when the changes cannot be known yet: what has to happen first, such as `package ufw`.
+    pub deferred: Option<String>,
+    /// What the prover is to show.
+    pub promises: Vec<Promise>,
+}
+
+/// A fault of a desired state: a path below the section (`authorized_keys.0.from`) and the failure; the playbook layer
+/// adds file, line and column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Dotted path of keys and list indices below the item.
+    pub path: String,
+    /// What is wrong.
+    pub what: String,
+    /// The fix.
+    pub hint: String,
+}
+
+impl Fault {
+    /// A fault.
+    pub fn new(path: impl Into<String>, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { path: path.into(), what: what.into(), hint: hint.into() }
+    }
+}
+
+/// A kind of thing that keyward can bring into a desired state.
+pub trait Resource {
+    /// Name in plans and `explain`, such as `sshd`.
+    const NAME: &'static str;
+    /// One line.
+    const SUMMARY: &'static str;
+    /// A piece of playbook that shows it.
+    const EXAMPLE: &'static str;
+    /// Where it reads from.
+    const SECTION: Section;
+
+    /// What the user asks for. Unknown keys are refused by the playbook layer, which knows all resources' fields.
+    type Desired: DeserializeOwned + schemars::JsonSchema;
+    /// What was found.
+    type Observed;
+
+    /// Completes `desired` from other sections, such as the firewall from `ssh.port`. `None`: nothing to do here.
+    fn select(desired: Self::Desired, _document: &Document) -> Option<Self::Desired> {
+        Some(desired)
+    }
+
+    /// Rules beyond the types. Pure.
+    fn validate(_desired: &Self::Desired) -> Vec<Fault> {
+        Vec::new()
+    }
+
+    /// What this task owns. Pure.
+    fn claims(desired: &Self::Desired) -> Vec<Claim>;
+
+    /// Packages that must be there before this task can be judged, as Debian names.
+    fn packages(_desired: &Self::Desired) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Looks at the host.
+    ///
+    /// # Errors
+    /// `Unknown` when it cannot be looked at, `Refused` when keyward must not touch what it found.
+    fn observe(desired: &Self::Desired, facts: &Facts, probe: &dyn Probe) -> Result<Self::Observed>;
+
+    /// What has to change, and what follows from it. Pure.
+    ///
+    /// # Errors
+    /// `Refused` when the desired state cannot be reached safely from the observed one.
+    fn plan(desired: &Self::Desired, facts: &Facts, observed: &Self::Observed) -> Result<Planned>;
+}
+
+/// A task, nothing to do, or every fault of the section.
+pub type MadeTask = std::result::Result<Option<Box<dyn Task>>, Vec<Fault>>;
+
+/// A [`Resource`] without its types: a row of the registry.
+pub struct Kind {
+    /// [`Resource::NAME`]
+    pub name: &'static str,
+    /// [`Resource::SUMMARY`]
+    pub summary: &'static str,
+    /// [`Resource::EXAMPLE`]
+    pub example: &'static str,
+    /// [`Resource::SECTION`]
+    pub section: Section,
+    /// JSON Schema of the desired state.
+    pub schema: fn() -> schemars::Schema,
+    /// Makes a task from the section's value.
+    pub task: fn(&Value, &Document) -> MadeTask,
+}
+
+/// One host's wish for one object, ready to be assessed.
+pub trait Task {
+    /// Name of the resource.
+    fn resource(&self) -> &'static str;
+    /// What it owns.
+    fn claims(&self) -> Vec<Claim>;
+    /// Packages it needs.
+    fn packages(&self) -> &'static [&'static str];
+    /// Observes and plans.
+    ///
+    /// # Errors
+    /// As [`Resource::observe`] and [`Resource::plan`].
+    fn assess(&self, facts: &Facts, probe: &dyn Probe) -> Result<Planned>;
+}
+
+struct Typed<R: Resource>(R::Desired);
+
+impl<R: Resource> Task for Typed<R> {
+    fn resource(&self) -> &'static str {
+        R::NAME
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        R::claims(&self.0)
+    }
+
+    fn packages(&self) -> &'static [&'static str] {
+        R::packages(&self.0)
+    }
+
+    fn assess(&self, facts: &Facts, probe: &dyn Probe) -> Result<Planned> {
+        let observed = R::observe(&self.0, facts, probe)?;
+        R::plan(&self.0, facts, &observed)
+    }
+}
+
+impl Kind {
+    /// The registry row of `R`.
+    pub const fn of<R: Resource + 'static>() -> Self {
+        Self {
+            name: R::NAME,
+            summary: R::SUMMARY,
+            example: R::EXAMPLE,
+            section: R::SECTION,
+            schema: schemars::SchemaGenerator::root_schema_of::<R>,
+            task: task::<R>,
+        }
+    }
+}
+
+fn task<R: Resource + 'static>(
+    value: &Value,
+    document: &Document,
+) -> std::result::Result<Option<Box<dyn Task>>, Vec<Fault>> {
+    let desired: R::Desired = serde_json::from_value(value.clone())
+        .map_err(|error| vec![Fault::new("", error.to_string(), format!("see: keyward explain {}", R::NAME))])?;
+    let Some(desired) = R::select(desired, document) else { return Ok(None) };
+    let faults = R::validate(&desired);
+    if faults.is_empty() { Ok(Some(Box::new(Typed::<R>(desired)))) } else { Err(faults) }
+}
+
+/// Gives the registry a plain function pointer for a resource's schema.
+trait RootSchema {
+    fn root_schema_of<R: Resource>() -> schemars::Schema;
+}
+
+impl RootSchema for schemars::SchemaGenerator {
+    fn root_schema_of<R: Resource>() -> schemars::Schema {
+        schemars::generate::SchemaSettings::draft2020_12()
+            .with(|settings| settings.inline_subschemas = true)
+            .into_generator()
+            .into_root_schema_for::<R::Desired>()
+    }
+}
+
+/// Shows by real logins and connections that promises hold; handed to the engine by the caller.
+pub trait Prover {
+    /// Temporary changes that the proof needs, such as an ephemeral key: applied through the journal before the proof
+    /// and undone after it.
+    ///
+    /// # Errors
+    /// When the door to prove cannot be found.
+    fn scaffold(&mut self, promises: &[Promise], facts: &Facts, probe: &dyn Probe) -> Result<Vec<Change>>;
+
+    /// Proves what can be proven of `promises` at this `moment`.
+    ///
+    /// # Errors
+    /// When the proof could not be tried at all; a promise that does not hold is evidence, not an error.
+    fn prove(&mut self, moment: Moment, promises: &[Promise]) -> Result<Vec<Evidence>>;
+}
+
+/// Judges who can get in before and after a plan; handed to the engine by the caller.
+pub trait AccessCheck {
+    /// Refuses a plan that would leave too few ways in; gives back notes for the reader otherwise.
+    ///
+    /// # Errors
+    /// `Refused` with the reasons.
+    fn check(&self, promises: &[Promise], changes: &[Change], facts: &Facts, probe: &dyn Probe) -> Result<Vec<Note>>;
+}
+
+/// Reads files that a playbook names (key files, parents); handed to the playbook by the caller.
+pub trait Loader {
+    /// The text of `name`, relative to the playbook's directory and confined to it; `builtin:NAME` for built-ins.
+    ///
+    /// # Errors
+    /// When it is missing, escapes the directory, is writable by others when run as root, or is too large.
+    fn load(&self, name: &str) -> std::result::Result<String, Failure>;
+}
