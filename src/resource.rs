@@ -34,6 +34,37 @@ impl Document {
     }
 }
 
+/// A file named by the playbook, already read by its [`Loader`]. Its schema is a string with the format `loaded-file`;
+/// the playbook layer puts name and text in the string's place before a resource sees the value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct LoadedFile {
+    /// As written in the playbook.
+    pub name: String,
+    /// The whole text.
+    pub text: String,
+}
+
+impl LoadedFile {
+    /// The `format` that marks such a field in the schema.
+    pub const FORMAT: &'static str = "loaded-file";
+}
+
+impl schemars::JsonSchema for LoadedFile {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "LoadedFile".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "format": Self::FORMAT,
+            "description": "a file beside the playbook, or below its directory",
+        })
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+}
+
 /// What a resource found and wants changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Planned {
