@@ -247,11 +247,12 @@ pub trait Prover {
     /// When the door to prove cannot be found.
     fn scaffold(&mut self, promises: &[Promise], facts: &Facts, probe: &dyn Probe) -> Result<Vec<Change>>;
 
-    /// Proves what can be proven of `promises` at this `moment`.
+    /// Proves what can be proven of `promises` at this `moment`. The probe tells what listens and what sshd says of
+    /// itself, which outside evidence is set against.
     ///
     /// # Errors
     /// When the proof could not be tried at all; a promise that does not hold is evidence, not an error.
-    fn prove(&mut self, moment: Moment, promises: &[Promise]) -> Result<Vec<Evidence>>;
+    fn prove(&mut self, moment: Moment, promises: &[Promise], probe: &dyn Probe) -> Result<Vec<Evidence>>;
 }
 
 /// Judges who can get in before and after a plan; handed to the engine by the caller.
