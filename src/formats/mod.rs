@@ -1,1 +1,3 @@
 //! Text to structure and back for the system's files: pure and lossless, one file each. Must not open files.
+
+pub mod accounts;
