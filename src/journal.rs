@@ -1,1 +1,361 @@
-//! The write-ahead record of a run: every undo is durable before its step runs. Replayed by rollback, never by apply.
+//! The write-ahead record of a run: every undo is durable before its step runs. Rollback needs this and a host, never
+//! the playbook. Must not decide anything.
+//!
+//! One line a record: `{"seq":N,"sum":"...","rec":{...}}`, the sum being the first 16 hexadecimal digits of SHA-256 over
+//! `N` and the record's text. A last line that is torn is ignored; a broken line before the last makes the journal
+//! unreadable, and says so.
+
+use std::cell::Cell;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::change::{Action, Plan, Stage};
+use crate::error::{Failure, Result};
+use crate::host::shelf::{Durability, Shelf};
+use crate::host::{AccountEdit, Actor, Command, Database, Image};
+use crate::outcome::{Evidence, Exit};
+use crate::types::AbsPath;
+
+/// How one step is taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "undo")]
+pub enum Undo {
+    /// Puts a before-image back.
+    Restore {
+        /// Where.
+        path: AbsPath,
+        /// In whose name.
+        actor: Actor,
+        /// What stood there.
+        image: Image,
+        /// Digest of what the step leaves, to notice later edits; `None` when it leaves nothing.
+        left: Option<String>,
+    },
+    /// Edits the user databases.
+    Account {
+        /// In this order.
+        edits: Vec<AccountEdit>,
+    },
+    /// Runs a program.
+    Run {
+        /// Which.
+        command: Command,
+    },
+    /// Cannot be undone.
+    Irreversible {
+        /// Why.
+        why: String,
+    },
+    /// Nothing to undo.
+    Nothing,
+}
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "record")]
+pub enum Record {
+    /// First line: what this run is.
+    Begin {
+        /// Layout; readers refuse others.
+        version: u32,
+        /// Run id.
+        run: String,
+        /// Start, RFC 3339.
+        at: String,
+        /// The plan as shown, step contents left out.
+        plan: Box<Plan>,
+    },
+    /// A change is about to be made.
+    Change {
+        /// Its key.
+        key: String,
+        /// Its summary.
+        summary: String,
+        /// Its stage; `None` for the proof's own temporary changes.
+        stage: Option<Stage>,
+        /// What makes the running system follow after its steps were undone.
+        backward: Vec<Action>,
+    },
+    /// A step is about to run.
+    Intent {
+        /// Key of the change.
+        key: String,
+        /// Index of the step.
+        step: usize,
+        /// How to take it back.
+        undo: Undo,
+    },
+    /// A change is through, activation included.
+    Done {
+        /// Key of the change.
+        key: String,
+    },
+    /// A proof was tried.
+    Evidence {
+        /// What came out.
+        evidence: Evidence,
+    },
+    /// The one decision: old doors may close.
+    Decided {
+        /// Why.
+        because: String,
+    },
+    /// Undoing begins.
+    RollingBack {
+        /// Why.
+        reason: String,
+    },
+    /// A change was undone as far as possible.
+    Undone {
+        /// Key of the change.
+        key: String,
+        /// What could not be undone, empty when all was.
+        failures: Vec<String>,
+    },
+    /// Last line.
+    Closed {
+        /// How it ended.
+        exit: Exit,
+        /// One line.
+        verdict: String,
+        /// End, RFC 3339.
+        at: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line<T> {
+    seq: u64,
+    sum: String,
+    rec: T,
+}
+
+/// Layout of the journal written today.
+pub const VERSION: u32 = 1;
+
+/// An open journal.
+pub struct Journal<'a> {
+    shelf: &'a dyn Shelf,
+    run: String,
+    seq: Cell<u64>,
+}
+
+fn sum(seq: u64, text: &str) -> String {
+    let digest = Sha256::digest(format!("{seq}\n{text}").as_bytes());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn line(seq: u64, record: &Record) -> Result<String> {
+    let text =
+        serde_json::to_string(record).map_err(|error| Failure::failed("journal", "cannot be encoded").why(error))?;
+    Ok(format!("{{\"seq\":{seq},\"sum\":\"{}\",\"rec\":{text}}}", sum(seq, &text)))
+}
+
+impl<'a> Journal<'a> {
+    /// Begins the journal of a new run with its first record.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub fn begin(shelf: &'a dyn Shelf, run: &str, at: &str, plan: &Plan) -> Result<Self> {
+        shelf.create(run)?;
+        let journal = Self { shelf, run: run.to_owned(), seq: Cell::new(0) };
+        let plan = Box::new(without_contents(plan));
+        journal.write(&Record::Begin { version: VERSION, run: run.to_owned(), at: at.to_owned(), plan })?;
+        Ok(journal)
+    }
+
+    /// Opens the journal of an earlier run for more records.
+    ///
+    /// # Errors
+    /// When there is none or it is unreadable.
+    pub fn reopen(shelf: &'a dyn Shelf, run: &str) -> Result<(Self, Vec<Record>)> {
+        let records = read(shelf, run)?;
+        let seq = u64::try_from(records.len()).unwrap_or(u64::MAX);
+        // A torn tail would glue itself to the next line.
+        let mut text = String::new();
+        for (at, record) in records.iter().enumerate() {
+            text.push_str(&line(u64::try_from(at).unwrap_or(u64::MAX), record)?);
+            text.push('\n');
+        }
+        if shelf.read(run)?.is_some_and(|now| now != text) {
+            shelf.replace(run, &text)?;
+        }
+        Ok((Self { shelf, run: run.to_owned(), seq: Cell::new(seq) }, records))
+    }
+
+    /// The run's id.
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
+    /// Appends a record that must be on disk before what it tells of happens.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub fn write(&self, record: &Record) -> Result<()> {
+        self.append(record, Durability::Synced)
+    }
+
+    /// Appends a record whose loss in a power cut changes nothing.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note(&self, record: &Record) -> Result<()> {
+        self.append(record, Durability::Lazy)
+    }
+
+    fn append(&self, record: &Record, durability: Durability) -> Result<()> {
+        let seq = self.seq.get();
+        self.shelf.append(&self.run, &line(seq, record)?, durability)?;
+        self.seq.set(seq + 1);
+        Ok(())
+    }
+
+    /// Closes the run: the last record, then the journal without the secrets of its before-images.
+    ///
+    /// # Errors
+    /// When it cannot be written; the journal then stands as it was.
+    pub fn close(&self, exit: Exit, verdict: &str, at: &str) -> Result<()> {
+        self.write(&Record::Closed { exit, verdict: verdict.to_owned(), at: at.to_owned() })?;
+        let mut text = String::new();
+        for (at, mut record) in read(self.shelf, &self.run)?.into_iter().enumerate() {
+            scrub(&mut record);
+            text.push_str(&line(u64::try_from(at).unwrap_or(u64::MAX), &record)?);
+            text.push('\n');
+        }
+        self.shelf.replace(&self.run, &text)
+    }
+}
+
+/// All whole records of a run.
+///
+/// # Errors
+/// Input when there is no such run, unknown when a line before the last is broken or the layout is another.
+pub fn read(shelf: &dyn Shelf, run: &str) -> Result<Vec<Record>> {
+    let text = shelf.read(run)?.ok_or_else(|| {
+        Failure::input(run.escape_debug().to_string(), "no such run").hint("list the runs with: keyward history")
+    })?;
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let mut records = Vec::with_capacity(lines.len());
+    for (at, raw) in lines.iter().enumerate() {
+        match parse(u64::try_from(at).unwrap_or(u64::MAX), raw) {
+            Some(record) => records.push(record),
+            None if at + 1 == lines.len() => break,
+            None => {
+                return Err(Failure::unknown(
+                    format!("journal of {run}, line {}", at + 1),
+                    "does not match its checksum",
+                )
+                .hint("the file was edited or the disk is failing; restore by hand from the lines around it"));
+            }
+        }
+    }
+    match records.first() {
+        Some(Record::Begin { version: VERSION, .. }) | None => Ok(records),
+        Some(_) => Err(Failure::unknown(format!("journal of {run}"), "was written by another version of keyward")),
+    }
+}
+
+fn parse(seq: u64, raw: &str) -> Option<Record> {
+    let line: Line<&serde_json::value::RawValue> = serde_json::from_str(raw.strip_suffix('\n')?).ok()?;
+    let text = line.rec.get();
+    if line.seq != seq || line.sum != sum(seq, text) {
+        return None;
+    }
+    serde_json::from_str(text).ok()
+}
+
+/// The plan without what its steps hold: they are in the intents, as undo, and may be secret.
+pub fn without_contents(plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
+    for change in &mut plan.changes {
+        change.steps.clear();
+        change.gates.clear();
+    }
+    plan
+}
+
+/// Takes password hashes out of a record: a closed run can be rolled back, but hashes stay as they are.
+fn scrub(record: &mut Record) {
+    let Record::Intent { undo: Undo::Account { edits }, .. } = record else { return };
+    edits.retain(|edit| !matches!(edit, AccountEdit::Field { db: Database::Shadow | Database::Gshadow, index: 1, .. }));
+    for edit in edits {
+        if let AccountEdit::Add { db: Database::Shadow | Database::Gshadow, line } = edit {
+            let mut fields: Vec<&str> = line.split(':').collect();
+            if let Some(hash) = fields.get_mut(1) {
+                *hash = "*";
+            }
+            *line = fields.join(":");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::shelf::MemoryShelf;
+
+    fn plan() -> Plan {
+        Plan {
+            version: Plan::VERSION,
+            host: "h".into(),
+            playbook: "p.yml".into(),
+            playbook_digest: String::new(),
+            observation_digest: String::new(),
+            changes: Vec::new(),
+            notes: Vec::new(),
+            deferred: Vec::new(),
+            promises: Vec::new(),
+            met: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_torn_tail_is_ignored_and_a_broken_middle_is_not() {
+        let shelf = MemoryShelf::default();
+        let journal = Journal::begin(&shelf, "r1", "now", &plan()).unwrap();
+        journal.write(&Record::Decided { because: "a".into() }).unwrap();
+        journal.write(&Record::Done { key: "b".into() }).unwrap();
+        let whole = shelf.read("r1").unwrap().unwrap();
+        for cut in 0..whole.len() {
+            shelf.replace("r1", &whole[..cut]).unwrap();
+            let kept = read(&shelf, "r1").unwrap().len();
+            assert_eq!(kept, whole[..cut].matches('\n').count(), "cut at {cut}");
+        }
+        let first = whole.find('\n').unwrap();
+        for at in [5, first + 40] {
+            let mut bytes = whole.clone().into_bytes();
+            bytes[at] ^= 1;
+            shelf.replace("r1", &String::from_utf8_lossy(&bytes)).unwrap();
+            assert!(read(&shelf, "r1").is_err(), "flip at {at}");
+        }
+    }
+
+    #[test]
+    fn reopening_continues_after_a_torn_tail() {
+        let shelf = MemoryShelf::default();
+        let journal = Journal::begin(&shelf, "r1", "now", &plan()).unwrap();
+        journal.write(&Record::Done { key: "a".into() }).unwrap();
+        shelf.append("r1", "{\"seq\":2,\"su", Durability::Lazy).unwrap();
+        let (journal, records) = Journal::reopen(&shelf, "r1").unwrap();
+        assert_eq!(records.len(), 2);
+        journal.write(&Record::Done { key: "b".into() }).unwrap();
+        assert_eq!(read(&shelf, "r1").unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_closed_journal_holds_no_hash() {
+        let shelf = MemoryShelf::default();
+        let journal = Journal::begin(&shelf, "r1", "now", &plan()).unwrap();
+        let field = AccountEdit::Field { db: Database::Shadow, key: "u".into(), index: 1, value: "CANARY1".into() };
+        let add = AccountEdit::Add { db: Database::Shadow, line: "u:CANARY2:1:0:99999:7:::".into() };
+        let undo = Undo::Account { edits: vec![field, add] };
+        journal.write(&Record::Intent { key: "k".into(), step: 0, undo }).unwrap();
+        assert!(shelf.read("r1").unwrap().unwrap().contains("CANARY1"));
+        journal.close(Exit::AsAsked, "done", "now").unwrap();
+        let text = shelf.read("r1").unwrap().unwrap();
+        assert!(!text.contains("CANARY"), "{text}");
+        assert!(matches!(read(&shelf, "r1").unwrap().last(), Some(Record::Closed { .. })));
+    }
+}

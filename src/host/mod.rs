@@ -3,6 +3,7 @@
 
 pub mod memory;
 pub mod real;
+pub mod shelf;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,0 +1,276 @@
+//! Durable private storage for the journals of runs: one append-only file a run, under a directory that only root can
+//! reach. Knows nothing of what the lines say.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::error::{Failure, Kind, Result};
+use crate::types::AbsPath;
+
+/// Whether an append must have reached the disk on return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// fdatasync(2) before return.
+    Synced,
+    /// May be lost by a power cut; the reader copes.
+    Lazy,
+}
+
+/// Holds the host for one run until dropped.
+pub trait Held {}
+
+/// Where journals are kept.
+pub trait Shelf {
+    /// Takes the host-wide lock for a run.
+    ///
+    /// # Errors
+    /// Busy when another run holds it.
+    fn lock(&self) -> Result<Box<dyn Held>>;
+
+    /// Makes an empty journal; the run id must be new.
+    ///
+    /// # Errors
+    /// When it exists or cannot be made durable.
+    fn create(&self, run: &str) -> Result<()>;
+
+    /// Appends one line (without its newline).
+    ///
+    /// # Errors
+    /// When it cannot be written whole.
+    fn append(&self, run: &str, line: &str, durability: Durability) -> Result<()>;
+
+    /// The whole journal; `None` when there is no such run.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read(&self, run: &str) -> Result<Option<String>>;
+
+    /// Replaces a journal in one step.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the old one stands.
+    fn replace(&self, run: &str, text: &str) -> Result<()>;
+
+    /// All run ids, oldest first.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    fn runs(&self) -> Result<Vec<String>>;
+}
+
+/// Journals as files: `DIR/runs/RUN.journal`, lock at the path given.
+#[derive(Debug)]
+pub struct DirShelf {
+    dir: PathBuf,
+    lock: PathBuf,
+}
+
+struct FileLock {
+    _lock: Flock<fs::File>,
+}
+
+impl Held for FileLock {}
+
+impl DirShelf {
+    /// A shelf below `dir` (made 0700 when missing) with its lock file at `lock`.
+    ///
+    /// # Errors
+    /// Refused when a component is a link or could be written by others; failed when it cannot be made.
+    pub fn open(dir: &AbsPath, lock: &AbsPath) -> Result<Self> {
+        private_dir(dir)?;
+        let runs = dir.join("runs").map_err(|invalid| Failure::refused(dir.as_str(), invalid.why))?;
+        private_dir(&runs)?;
+        if let Some(parent) = lock.parent() {
+            private_dir(&parent)?;
+        }
+        Ok(Self { dir: runs.as_path().to_owned(), lock: lock.as_path().to_owned() })
+    }
+
+    /// A shelf that exists already; `None` when nothing was ever kept there.
+    ///
+    /// # Errors
+    /// As [`DirShelf::open`].
+    pub fn open_existing(dir: &AbsPath, lock: &AbsPath) -> Result<Option<Self>> {
+        match fs::symlink_metadata(dir.as_path()) {
+            Ok(_) => Self::open(dir, lock).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::unknown(dir.as_str(), "cannot be looked at").why(error)),
+        }
+    }
+
+    fn file(&self, run: &str) -> Result<PathBuf> {
+        let plain = !run.is_empty() && run.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if plain {
+            Ok(self.dir.join(format!("{run}.journal")))
+        } else {
+            Err(Failure::input(run.escape_debug().to_string(), "not a run id")
+                .hint("list the runs with: keyward history"))
+        }
+    }
+}
+
+/// Makes `path` a directory of root with mode 0700, or checks that it is one; every parent must be root's alone.
+fn private_dir(path: &AbsPath) -> Result<()> {
+    let mut parents = Vec::new();
+    let mut at = path.parent();
+    while let Some(parent) = at {
+        at = parent.parent();
+        parents.push(parent);
+    }
+    for parent in parents.iter().rev() {
+        let meta = fs::symlink_metadata(parent.as_path());
+        let meta = meta.map_err(|error| Failure::failed(parent.as_str(), "cannot be looked at").why(error))?;
+        let sticky = meta.mode() & 0o1000 != 0;
+        if !meta.is_dir() || meta.uid() != own_uid() && meta.uid() != 0 || (meta.mode() & 0o022 != 0 && !sticky) {
+            return Err(Failure::refused(parent.as_str(), "others could swap what keyward keeps below it")
+                .why(format!("owner {}, mode {:04o}", meta.uid(), meta.mode() & 0o7777))
+                .hint(format!("chown root: {parent} && chmod go-w {parent}")));
+        }
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path.as_path()) {
+        Ok(()) => sync_parent(path.as_path()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => check_private(path),
+        Err(error) => Err(Failure::failed(path.as_str(), "cannot be made").why(error)),
+    }
+}
+
+fn check_private(path: &AbsPath) -> Result<()> {
+    let meta = fs::symlink_metadata(path.as_path());
+    let meta = meta.map_err(|error| Failure::failed(path.as_str(), "cannot be looked at").why(error))?;
+    if meta.is_dir() && meta.uid() == own_uid() && meta.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(Failure::refused(path.as_str(), "not a private directory of root")
+        .why(format!("owner {}, mode {:04o}", meta.uid(), meta.mode() & 0o7777))
+        .hint(format!("look at what is in it; then: rm -rf {path}")))
+}
+
+fn own_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+fn sync_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().unwrap_or(path);
+    let synced = fs::File::open(parent).and_then(|dir| dir.sync_all());
+    synced.map_err(|error| Failure::failed(parent.display().to_string(), "cannot be made durable").why(error))
+}
+
+impl Shelf for DirShelf {
+    fn lock(&self) -> Result<Box<dyn Held>> {
+        let place = self.lock.display().to_string();
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+        let file = options.open(&self.lock).map_err(|error| Failure::failed(&place, "cannot be opened").why(error))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Box::new(FileLock { _lock: lock })),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                Err(Failure::new(Kind::Busy, place, "another keyward run has this host")
+                    .hint("wait for it to end, or look at it with: keyward history"))
+            }
+            Err((_, error)) => Err(Failure::failed(place, "cannot be locked").why(error)),
+        }
+    }
+
+    fn create(&self, run: &str) -> Result<()> {
+        let path = self.file(run)?;
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        let made = options.open(&path).and_then(|file| file.sync_all());
+        made.map_err(|error| Failure::failed(path.display().to_string(), "cannot be made").why(error))?;
+        sync_parent(&path)
+    }
+
+    fn append(&self, run: &str, line: &str, durability: Durability) -> Result<()> {
+        let path = self.file(run)?;
+        let mut options = fs::OpenOptions::new();
+        options.append(true).custom_flags(nix::libc::O_NOFOLLOW);
+        let written = options.open(&path).and_then(|mut file| {
+            file.write_all(format!("{line}\n").as_bytes())?;
+            if durability == Durability::Synced { file.sync_data() } else { Ok(()) }
+        });
+        written.map_err(|error| Failure::failed(path.display().to_string(), "cannot be written").why(error))
+    }
+
+    fn read(&self, run: &str) -> Result<Option<String>> {
+        let path = self.file(run)?;
+        let mut bytes = Vec::new();
+        match fs::File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Ok(_) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::unknown(path.display().to_string(), "cannot be read").why(error)),
+        }
+    }
+
+    fn replace(&self, run: &str, text: &str) -> Result<()> {
+        let path = self.file(run)?;
+        let next = path.with_extension("next");
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+        let written = options.open(&next).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            // The old text may hold hashes: overwritten by rename, its blocks go back to the file system.
+            fs::rename(&next, &path)
+        });
+        written.map_err(|error| Failure::failed(path.display().to_string(), "cannot be replaced").why(error))?;
+        sync_parent(&path)
+    }
+
+    fn runs(&self) -> Result<Vec<String>> {
+        let place = self.dir.display().to_string();
+        let entries = fs::read_dir(&self.dir).map_err(|error| Failure::unknown(&place, "cannot be read").why(error))?;
+        let mut found: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.strip_suffix(".journal").map(str::to_owned))
+            .collect();
+        found.sort();
+        Ok(found)
+    }
+}
+
+/// Journals in memory, for law tests.
+#[derive(Debug, Default)]
+pub struct MemoryShelf {
+    runs: RefCell<BTreeMap<String, String>>,
+}
+
+struct NoLock;
+
+impl Held for NoLock {}
+
+impl Shelf for MemoryShelf {
+    fn lock(&self) -> Result<Box<dyn Held>> {
+        Ok(Box::new(NoLock))
+    }
+
+    fn create(&self, run: &str) -> Result<()> {
+        self.runs.borrow_mut().insert(run.to_owned(), String::new());
+        Ok(())
+    }
+
+    fn append(&self, run: &str, line: &str, _: Durability) -> Result<()> {
+        let mut runs = self.runs.borrow_mut();
+        let journal = runs.get_mut(run).ok_or_else(|| Failure::failed(run, "no such run"))?;
+        journal.push_str(line);
+        journal.push('\n');
+        Ok(())
+    }
+
+    fn read(&self, run: &str) -> Result<Option<String>> {
+        Ok(self.runs.borrow().get(run).cloned())
+    }
+
+    fn replace(&self, run: &str, text: &str) -> Result<()> {
+        self.runs.borrow_mut().insert(run.to_owned(), text.to_owned());
+        Ok(())
+    }
+
+    fn runs(&self) -> Result<Vec<String>> {
+        Ok(self.runs.borrow().keys().cloned().collect())
+    }
+}
