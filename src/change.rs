@@ -135,6 +135,16 @@ pub enum Inverse {
 pub enum Action {
     /// Runs a program that must exit 0.
     Run(Command),
+    /// Runs `run`, which must exit 0, when `check` exits with one of `codes`; otherwise there is nothing to do. Makes
+    /// acts idempotent that are not so by themselves, such as hooking a chain. `check` only reads.
+    When {
+        /// Looks.
+        check: Command,
+        /// Exit codes of `check` that call for `run`.
+        codes: Vec<i32>,
+        /// Acts.
+        run: Command,
+    },
     /// SIGHUP to the daemon in this pid file with this executable.
     Hangup {
         /// Its pid file.
