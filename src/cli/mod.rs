@@ -4,5 +4,8 @@ use std::process::ExitCode;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == crate::proof::WORKER_ARG) {
+        return crate::proof::worker::main();
+    }
     ExitCode::SUCCESS
 }

@@ -1,1 +1,12 @@
 //! Evidence from real logins and connections.
+//!
+//! [`worker`] makes connections from where they have to come from; nothing here changes the host: the temporary key of
+//! a proof is a [`crate::change::Change`] that the engine makes and undoes.
+
+mod budget;
+mod login;
+pub mod wire;
+pub mod worker;
+
+pub use wire::{Door, Line, PrivateHalf, Reply, Request, Stage};
+pub use worker::{PipeWorker, WORKER_ARG, Worker};
