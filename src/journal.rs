@@ -5,7 +5,7 @@
 //! `N` and the record's text. A last line that is torn is ignored; a broken line before the last makes the journal
 //! unreadable, and says so.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -138,7 +138,8 @@ pub const VERSION: u32 = 1;
 pub struct Journal<'a> {
     shelf: &'a dyn Shelf,
     run: String,
-    seq: Cell<u64>,
+    /// What was written so far: an undo must not depend on reading the disk back.
+    written: RefCell<Vec<Record>>,
 }
 
 fn sum(seq: u64, text: &str) -> String {
@@ -159,7 +160,7 @@ impl<'a> Journal<'a> {
     /// When it cannot be made durable.
     pub fn begin(shelf: &'a dyn Shelf, run: &str, at: &str, plan: &Plan) -> Result<Self> {
         shelf.create(run)?;
-        let journal = Self { shelf, run: run.to_owned(), seq: Cell::new(0) };
+        let journal = Self { shelf, run: run.to_owned(), written: RefCell::default() };
         let plan = Box::new(without_contents(plan));
         journal.write(&Record::Begin { version: VERSION, run: run.to_owned(), at: at.to_owned(), plan })?;
         Ok(journal)
@@ -169,9 +170,8 @@ impl<'a> Journal<'a> {
     ///
     /// # Errors
     /// When there is none or it is unreadable.
-    pub fn reopen(shelf: &'a dyn Shelf, run: &str) -> Result<(Self, Vec<Record>)> {
+    pub fn reopen(shelf: &'a dyn Shelf, run: &str) -> Result<Self> {
         let records = read(shelf, run)?;
-        let seq = u64::try_from(records.len()).unwrap_or(u64::MAX);
         // A torn tail would glue itself to the next line.
         let mut text = String::new();
         for (at, record) in records.iter().enumerate() {
@@ -181,12 +181,17 @@ impl<'a> Journal<'a> {
         if shelf.read(run)?.is_some_and(|now| now != text) {
             shelf.replace(run, &text)?;
         }
-        Ok((Self { shelf, run: run.to_owned(), seq: Cell::new(seq) }, records))
+        Ok(Self { shelf, run: run.to_owned(), written: RefCell::new(records) })
     }
 
     /// The run's id.
     pub fn run(&self) -> &str {
         &self.run
+    }
+
+    /// All records so far.
+    pub fn records(&self) -> Vec<Record> {
+        self.written.borrow().clone()
     }
 
     /// Appends a record that must be on disk before what it tells of happens.
@@ -206,9 +211,9 @@ impl<'a> Journal<'a> {
     }
 
     fn append(&self, record: &Record, durability: Durability) -> Result<()> {
-        let seq = self.seq.get();
+        let seq = u64::try_from(self.written.borrow().len()).unwrap_or(u64::MAX);
         self.shelf.append(&self.run, &line(seq, record)?, durability)?;
-        self.seq.set(seq + 1);
+        self.written.borrow_mut().push(record.clone());
         Ok(())
     }
 
@@ -219,7 +224,7 @@ impl<'a> Journal<'a> {
     pub fn close(&self, exit: Exit, verdict: &str, at: &str) -> Result<()> {
         self.write(&Record::Closed { exit, verdict: verdict.to_owned(), at: at.to_owned() })?;
         let mut text = String::new();
-        for (at, mut record) in read(self.shelf, &self.run)?.into_iter().enumerate() {
+        for (at, mut record) in self.records().into_iter().enumerate() {
             scrub(&mut record);
             text.push_str(&line(u64::try_from(at).unwrap_or(u64::MAX), &record)?);
             text.push('\n');
@@ -338,8 +343,8 @@ mod tests {
         let journal = Journal::begin(&shelf, "r1", "now", &plan()).unwrap();
         journal.write(&Record::Done { key: "a".into() }).unwrap();
         shelf.append("r1", "{\"seq\":2,\"su", Durability::Lazy).unwrap();
-        let (journal, records) = Journal::reopen(&shelf, "r1").unwrap();
-        assert_eq!(records.len(), 2);
+        let journal = Journal::reopen(&shelf, "r1").unwrap();
+        assert_eq!(journal.records().len(), 2);
         journal.write(&Record::Done { key: "b".into() }).unwrap();
         assert_eq!(read(&shelf, "r1").unwrap().len(), 3);
     }

@@ -1,0 +1,314 @@
+//! The transaction on one host: gates, additive changes, proof, the decision, subtractive changes, proof again.
+//! Anything that fails on the way is rolled back from the journal.
+
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::time::Instant;
+
+use crate::change::{Action, Change, Plan, Promise, Risk, Stage};
+use crate::error::{Failure, Result};
+use crate::facts::Facts;
+use crate::host::Host;
+use crate::host::shelf::Shelf;
+use crate::journal::{self, Journal, Record};
+use crate::outcome::{Event, Evidence, Exit, Moment, Proven, Sink};
+use crate::resource::{AccessCheck, Prover, Task};
+
+use super::rollback::{self, Scope, count};
+use super::{About, Outcome, assess, gate, step};
+
+/// What `apply` needs.
+pub struct Apply<'a> {
+    /// The host.
+    pub host: &'a dyn Host,
+    /// Where journals go.
+    pub shelf: &'a dyn Shelf,
+    /// In registry order.
+    pub tasks: &'a [Box<dyn Task>],
+    /// Which playbook.
+    pub about: &'a About,
+    /// As gathered for the plan.
+    pub facts: &'a Facts,
+    /// As shown to the user.
+    pub plan: Plan,
+    /// Judges who can get in.
+    pub access: &'a dyn AccessCheck,
+    /// Shows that promises hold; without one the result is unverified.
+    pub prover: Option<&'a mut dyn Prover>,
+    /// Shown the plan that only becomes known once packages are installed; false declines.
+    pub approve: &'a mut dyn FnMut(&Plan) -> bool,
+}
+
+struct Run<'a, 'b> {
+    request: Apply<'a>,
+    journal: Journal<'a>,
+    sink: &'b mut dyn Sink,
+    /// Something could not be told for sure.
+    unverified: bool,
+}
+
+/// Applies a plan that was shown.
+pub fn apply(request: Apply<'_>, sink: &mut dyn Sink) -> Outcome {
+    match prepare(&request, sink) {
+        Err(failure) => stopped(failure, sink),
+        Ok(None) => Outcome {
+            exit: Exit::AsAsked,
+            verdict: "nothing to do: the host is as the playbook says".to_owned(),
+            next: String::new(),
+            run: None,
+        },
+        Ok(Some(held)) => {
+            let outcome = transaction(request, sink);
+            drop(held);
+            outcome
+        }
+    }
+}
+
+fn stopped(failure: Failure, sink: &mut dyn Sink) -> Outcome {
+    let exit = Exit::from(failure.kind);
+    let verdict = format!("nothing was changed: {}", failure.line());
+    let next = failure.hint.clone();
+    sink.event(Event::Failed { failure });
+    Outcome { exit, verdict, next, run: None }
+}
+
+/// Everything that can be refused before the first change.
+fn prepare(request: &Apply<'_>, sink: &mut dyn Sink) -> Result<Option<Box<dyn crate::host::shelf::Held>>> {
+    let held = request.shelf.lock()?;
+    if let Some(open) = unfinished(request.shelf)? {
+        return Err(Failure::refused(format!("run {open}"), "was cut off and never ended")
+            .hint(format!("undo what it did first: keyward rollback {open}")));
+    }
+    let fresh = plan_again(request, request.facts)?;
+    if fresh.observation_digest != request.plan.observation_digest {
+        return Err(Failure::refused(fresh.host, "the host changed since the plan was made")
+            .hint("look at the new plan: keyward plan"));
+    }
+    if request.plan.is_converged() {
+        return Ok(None);
+    }
+    if request.prover.is_none() && closes_access(&request.plan.changes) {
+        return Err(Failure::refused("proof", "the plan closes ways in and nothing here can prove the new one first"));
+    }
+    pass_gates(&request.plan, request.host, sink)?;
+    Ok(Some(held))
+}
+
+fn unfinished(shelf: &dyn Shelf) -> Result<Option<String>> {
+    for run in shelf.runs()? {
+        let ended = journal::read(shelf, &run)?.iter().any(|record| matches!(record, Record::Closed { .. }));
+        if !ended {
+            return Ok(Some(run));
+        }
+    }
+    Ok(None)
+}
+
+fn plan_again(request: &Apply<'_>, facts: &Facts) -> Result<Plan> {
+    assess(request.tasks, request.about, facts, request.host, request.access)
+        .map_err(|failures| failures.into_iter().next().unwrap_or_else(|| Failure::unknown("plan", "cannot be made")))
+}
+
+fn closes_access(changes: &[Change]) -> bool {
+    changes.iter().any(|change| change.stage == Stage::Subtractive && change.risk == Risk::Access)
+}
+
+fn pass_gates(plan: &Plan, host: &dyn Host, sink: &mut dyn Sink) -> Result<()> {
+    for change in &plan.changes {
+        for check in &change.gates {
+            let start = Instant::now();
+            gate::pass(change, check, host)?;
+            sink.event(Event::Gate { change: change.key.clone(), what: check.what.clone(), millis: millis(start) });
+        }
+    }
+    Ok(())
+}
+
+fn millis(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `YYYYMMDD-HHMMSS-xxxx`, in UTC: sorts by time, plain in a path and on a command line.
+fn run_id(now: jiff::Timestamp) -> String {
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish() & 0xffff;
+    let stamp: String = now.to_string().chars().filter(|c| c.is_ascii_digit() || *c == 'T').take(15).collect();
+    format!("{}-{random:04x}", stamp.replace('T', "-"))
+}
+
+fn transaction(request: Apply<'_>, sink: &mut dyn Sink) -> Outcome {
+    let now = jiff::Timestamp::now();
+    let journal = match Journal::begin(request.shelf, &run_id(now), &now.to_string(), &request.plan) {
+        Ok(journal) => journal,
+        Err(failure) => return stopped(failure, sink),
+    };
+    sink.event(Event::Started { run: journal.run().to_owned() });
+    let mut run = Run { request, journal, sink, unverified: false };
+    match run.stages() {
+        Ok(changes) => run.committed(changes),
+        Err(failure) => run.rolled_back(failure),
+    }
+}
+
+impl Run<'_, '_> {
+    /// The number of changes made.
+    fn stages(&mut self) -> Result<usize> {
+        let mut plan = self.request.plan.clone();
+        let mut made = self.stage(&plan.changes, Stage::Packages)?;
+        if made > 0 {
+            plan = self.plan_after_packages()?;
+        }
+        made += self.stage(&plan.changes, Stage::Additive)?;
+        if plan.changes.iter().any(|change| change.stage == Stage::Subtractive) {
+            self.prove(Moment::BeforeClosing, &plan.promises, closes_access(&plan.changes))?;
+            let because = "every planned way in is open".to_owned();
+            self.journal.write(&Record::Decided { because: because.clone() })?;
+            self.sink.event(Event::Decided { because });
+            made += self.stage(&plan.changes, Stage::Subtractive)?;
+        }
+        self.settled()?;
+        self.prove(Moment::Final, &plan.promises, false)?;
+        Ok(made)
+    }
+
+    fn plan_after_packages(&mut self) -> Result<Plan> {
+        let facts = Facts::gather(self.request.host)?;
+        let plan = plan_again(&self.request, &facts)?;
+        if let Some((task, on)) = plan.deferred.first() {
+            return Err(Failure::failed(task, format!("still waits for {on}, which should be installed now")));
+        }
+        self.sink.event(Event::Planned { plan: Box::new(journal::without_contents(&plan)) });
+        if !(self.request.approve)(&plan) {
+            return Err(Failure::refused("plan", "declined; only the packages were installed"));
+        }
+        pass_gates(&plan, self.request.host, self.sink)?;
+        Ok(plan)
+    }
+
+    fn stage(&mut self, changes: &[Change], stage: Stage) -> Result<usize> {
+        let changes: Vec<&Change> = changes.iter().filter(|change| change.stage == stage).collect();
+        if changes.is_empty() {
+            return Ok(0);
+        }
+        self.sink.event(Event::Stage { stage, changes: changes.len() });
+        for (at, change) in changes.iter().enumerate() {
+            let later = changes.get(at + 1..).unwrap_or_default();
+            self.change(change, later)?;
+        }
+        Ok(changes.len())
+    }
+
+    fn change(&mut self, change: &Change, later: &[&Change]) -> Result<()> {
+        let start = Instant::now();
+        let host = self.request.host;
+        step::make(change, host, &self.journal, Some(change.stage)).map_err(|failure| at(change, failure))?;
+        // What opens may be activated once for several changes; what closes is activated one by one.
+        let again = |action: &Action| {
+            change.stage == Stage::Additive && later.iter().any(|next| next.activation.forward.contains(action))
+        };
+        for action in change.activation.forward.iter().filter(|action| !again(action)) {
+            step::activate(action, host).map_err(|failure| at(change, failure))?;
+        }
+        self.journal.note(&Record::Done { key: change.key.clone() })?;
+        let (key, summary) = (change.key.clone(), change.summary.clone());
+        self.sink.event(Event::Changed { change: key, summary, millis: millis(start) });
+        Ok(())
+    }
+
+    /// Assesses again: nothing may be left to do.
+    fn settled(&mut self) -> Result<()> {
+        let facts = Facts::gather(self.request.host)?;
+        let plan = plan_again(&self.request, &facts)?;
+        let Some(left) = plan.changes.first() else { return Ok(()) };
+        let why = left.differences.first().map_or_else(
+            || left.summary.clone(),
+            |difference| format!("{} is {}, wanted {}", difference.path, difference.have, difference.want),
+        );
+        Err(Failure::failed(&left.key, "was applied and does not hold").why(why))
+    }
+
+    fn prove(&mut self, moment: Moment, promises: &[Promise], closing: bool) -> Result<()> {
+        if promises.is_empty() {
+            return Ok(());
+        }
+        let evidence = match self.request.prover.take() {
+            None => Vec::new(),
+            Some(prover) => {
+                let gathered = self.gather(&mut *prover, moment, promises);
+                self.request.prover = Some(prover);
+                gathered?
+            }
+        };
+        for piece in &evidence {
+            self.journal.note(&Record::Evidence { evidence: piece.clone() })?;
+            self.sink.event(Event::Proof { evidence: piece.clone() });
+        }
+        self.judge(&evidence, closing)
+    }
+
+    fn gather(&mut self, prover: &mut dyn Prover, moment: Moment, promises: &[Promise]) -> Result<Vec<Evidence>> {
+        let host = self.request.host;
+        let facts = Facts::gather(host)?;
+        for change in prover.scaffold(promises, &facts, host)? {
+            step::make(&change, host, &self.journal, None)?;
+            for action in &change.activation.forward {
+                step::activate(action, host)?;
+            }
+        }
+        let evidence = prover.prove(moment, promises, host);
+        let remains = rollback::unwind(&self.journal, Scope::Temporary, host, self.sink);
+        match remains.failures.into_iter().next() {
+            Some(failure) => Err(failure),
+            None => evidence,
+        }
+    }
+
+    fn judge(&mut self, evidence: &[Evidence], closing: bool) -> Result<()> {
+        if let Some(piece) = evidence.iter().find(|piece| piece.proven == Proven::No) {
+            return Err(Failure::failed("proof", &piece.what).why(&piece.seen));
+        }
+        let unknown = evidence.iter().find(|piece| piece.proven == Proven::Unknown);
+        let shown = evidence.iter().any(|piece| piece.proven == Proven::Yes);
+        if closing && (unknown.is_some() || !shown) {
+            let why = unknown
+                .map_or_else(|| "nothing was tried".to_owned(), |piece| format!("{}: {}", piece.what, piece.seen));
+            return Err(Failure::failed("proof", "the new way in could not be shown, so the old one stays").why(why));
+        }
+        self.unverified |= unknown.is_some() || !shown;
+        Ok(())
+    }
+
+    fn committed(self, changes: usize) -> Outcome {
+        let (exit, verdict) = if self.unverified {
+            (Exit::Unverified, format!("applied {}, but not everything could be proven", count(changes, "change")))
+        } else {
+            (Exit::AsAsked, format!("applied {}, and the host proves it", count(changes, "change")))
+        };
+        let run = self.journal.run().to_owned();
+        if let Err(failure) = self.journal.close(exit, &verdict, &jiff::Timestamp::now().to_string()) {
+            // Everything holds and is proven; only the record's last line is missing, and the next run says so.
+            self.sink.event(Event::Failed { failure });
+        }
+        Outcome { exit, verdict, next: format!("keyward show {run}"), run: Some(run) }
+    }
+
+    fn rolled_back(self, failure: Failure) -> Outcome {
+        let (reason, kind) = (failure.line(), failure.kind);
+        self.sink.event(Event::RollingBack { reason: failure });
+        // Undo goes on whatever the journal's disk says.
+        let _ = self.journal.write(&Record::RollingBack { reason: reason.clone() });
+        let remains = rollback::unwind(&self.journal, Scope::All, self.request.host, self.sink);
+        let only_packages = self
+            .journal
+            .records()
+            .iter()
+            .all(|record| !matches!(record, Record::Change { stage, .. } if *stage != Some(Stage::Packages)));
+        let whole = if only_packages { Exit::from(kind) } else { Exit::RolledBack };
+        rollback::finish(&self.journal, &remains, &format!("rolled back: {reason}"), whole)
+    }
+}
+
+fn at(change: &Change, mut failure: Failure) -> Failure {
+    failure.place =
+        if failure.place.is_empty() { change.key.clone() } else { format!("{}: {}", change.key, failure.place) };
+    failure
+}

@@ -1,0 +1,253 @@
+//! Undo from the journal alone: newest change first, each step's undo in reverse, then what makes the running system
+//! follow. Goes on past errors and tells each one. The same code serves a failing run and a later `rollback`.
+
+use crate::change::{Action, Note, Stage};
+use crate::error::{Failure, Kind, Result};
+use crate::host::shelf::Shelf;
+use crate::host::{Actor, Host, Image};
+use crate::journal::{self, Journal, Record, Undo};
+use crate::outcome::{Event, Exit, Sink};
+
+use super::Outcome;
+use super::step::{self, TakenBack};
+
+/// A change as the journal tells it.
+pub struct Made {
+    key: String,
+    summary: String,
+    stage: Option<Stage>,
+    backward: Vec<Action>,
+    undos: Vec<Undo>,
+    undone: bool,
+}
+
+/// Which changes are to be undone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All of the run.
+    All,
+    /// Only the proof's temporary ones.
+    Temporary,
+}
+
+/// What could not be undone.
+#[derive(Default)]
+pub struct Remains {
+    /// Steps that should have been undone and were not.
+    pub failures: Vec<Failure>,
+    /// Things left on purpose.
+    pub kept: Vec<String>,
+}
+
+/// Whether edits made after the run are overwritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaterEdits {
+    /// Refuse, naming them.
+    Respect,
+    /// Overwrite them.
+    Overwrite,
+}
+
+/// What `rollback` needs.
+pub struct Rollback<'a> {
+    /// The host.
+    pub host: &'a dyn Host,
+    /// Where journals are.
+    pub shelf: &'a dyn Shelf,
+    /// Which run; `None` for the newest that is not rolled back.
+    pub run: Option<&'a str>,
+    /// What to do with edits made since.
+    pub later_edits: LaterEdits,
+    /// Shown the summaries of what will be undone, newest first; false declines.
+    pub approve: &'a mut dyn FnMut(&str, &[String]) -> bool,
+}
+
+fn made(records: &[Record]) -> Vec<Made> {
+    let mut list: Vec<Made> = Vec::new();
+    for record in records {
+        match record {
+            Record::Change { key, summary, stage, backward } => list.push(Made {
+                key: key.clone(),
+                summary: summary.clone(),
+                stage: *stage,
+                backward: backward.clone(),
+                undos: Vec::new(),
+                undone: false,
+            }),
+            Record::Intent { key, undo, .. } => {
+                if let Some(change) = list.iter_mut().rev().find(|change| change.key == *key) {
+                    change.undos.push(undo.clone());
+                }
+            }
+            Record::Undone { key, failures } if failures.is_empty() => {
+                if let Some(change) = list.iter_mut().rev().find(|change| change.key == *key && !change.undone) {
+                    change.undone = true;
+                }
+            }
+            _ => {}
+        }
+    }
+    list
+}
+
+/// Undoes what the journal holds.
+pub fn unwind(
+    journal: &Journal<'_>,
+    records: &[Record],
+    scope: Scope,
+    host: &dyn Host,
+    sink: &mut dyn Sink,
+) -> Remains {
+    let mut remains = Remains::default();
+    for change in made(records).iter().rev().filter(|change| !change.undone) {
+        if scope == Scope::Temporary && change.stage.is_some() {
+            continue;
+        }
+        let (failures, kept) = undo_change(change, host);
+        let texts = failures.iter().map(Failure::line).collect();
+        // A record that cannot be written must not stop the undo: a second rollback does the same again, harmlessly.
+        let _ = journal.note(&Record::Undone { key: change.key.clone(), failures: texts });
+        if change.stage.is_some() {
+            sink.event(Event::Undone { change: change.key.clone(), failure: failures.first().cloned() });
+        }
+        for text in &kept {
+            sink.event(Event::Note { note: Note::info(change.key.clone(), format!("kept: {text}")) });
+        }
+        remains.failures.extend(failures);
+        remains.kept.extend(kept);
+    }
+    remains
+}
+
+fn undo_change(change: &Made, host: &dyn Host) -> (Vec<Failure>, Vec<String>) {
+    let (mut failures, mut kept) = (Vec::new(), Vec::new());
+    for undo in change.undos.iter().rev() {
+        match step::take_back(undo, host) {
+            Ok(TakenBack::Whole) => {}
+            Ok(TakenBack::Kept(why)) => kept.push(why),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    for action in &change.backward {
+        failures.extend(step::activate(action, host).err());
+    }
+    (failures, kept)
+}
+
+/// Rolls a run back: one that was killed, or one that closed.
+pub fn rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Outcome {
+    match try_rollback(request, sink) {
+        Ok(outcome) => outcome,
+        Err(failure) => {
+            let exit = Exit::from(failure.kind);
+            let verdict = format!("not rolled back: {}", failure.line());
+            let next = failure.hint.clone();
+            sink.event(Event::Failed { failure });
+            Outcome { exit, verdict, next, run: None }
+        }
+    }
+}
+
+fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
+    let Rollback { host, shelf, run, later_edits, approve } = request;
+    let _held = shelf.lock()?;
+    let run = match run {
+        Some(run) => run.to_owned(),
+        None => newest(shelf)?,
+    };
+    let journal = Journal::reopen(shelf, &run)?;
+    let records = journal.records();
+    let list = made(&records);
+    let closed = records.iter().any(|record| matches!(record, Record::Closed { .. }));
+    if list.iter().all(|change| change.undone) {
+        let nothing = Outcome {
+            exit: Exit::AsAsked,
+            verdict: format!("nothing to roll back: run {run} has no change in force"),
+            next: String::new(),
+            run: Some(run),
+        };
+        return Ok(nothing);
+    }
+    if closed && later_edits == LaterEdits::Respect {
+        refuse_later_edits(&list, host)?;
+    }
+    let summaries: Vec<String> =
+        list.iter().rev().filter(|change| !change.undone).map(|change| change.summary.clone()).collect();
+    if !approve(&run, &summaries) {
+        return Err(Failure::refused(run, "declined, nothing changed"));
+    }
+    let reason = Failure::new(Kind::Failed, run.as_str(), "rollback asked for");
+    journal.write(&Record::RollingBack { reason: reason.line() })?;
+    sink.event(Event::RollingBack { reason });
+    let remains = unwind(&journal, Scope::All, host, sink);
+    let outcome = finish(&journal, &remains, &format!("rolled back run {run}"), Exit::AsAsked);
+    Ok(outcome)
+}
+
+/// Closes the journal after an unwind and says how it ended.
+pub fn finish(journal: &Journal<'_>, remains: &Remains, done: &str, whole: Exit) -> Outcome {
+    let run = journal.run().to_owned();
+    let (exit, verdict, next) = match remains.failures.first() {
+        None => (whole, done.to_owned(), format!("keyward show {run}")),
+        Some(first) => (
+            Exit::RollbackIncomplete,
+            format!("{done}, but {} could not be undone: {}", count(remains.failures.len(), "step"), first.line()),
+            format!("mend what is named above, then: keyward rollback {run}"),
+        ),
+    };
+    // The journal's end is for the reader; when the disk refuses it the undo still happened.
+    let _ = journal.close(exit, &verdict, &jiff::Timestamp::now().to_string());
+    Outcome { exit, verdict, next, run: Some(run) }
+}
+
+/// `1 step`, `2 steps`.
+pub fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+fn newest(shelf: &dyn Shelf) -> Result<String> {
+    for run in shelf.runs()?.into_iter().rev() {
+        if made(&journal::read(shelf, &run)?).iter().any(|change| !change.undone) {
+            return Ok(run);
+        }
+    }
+    Err(Failure::input("rollback", "there is no run to roll back").hint("list the runs with: keyward history"))
+}
+
+/// A path that is neither as the run left it nor as it was before was edited since.
+fn refuse_later_edits(list: &[Made], host: &dyn Host) -> Result<()> {
+    let mut seen: Vec<&str> = Vec::new();
+    let mut edited: Vec<String> = Vec::new();
+    for undo in list.iter().rev().filter(|change| !change.undone).flat_map(|change| change.undos.iter().rev()) {
+        let Undo::Restore { path, actor, image, left } = undo else { continue };
+        if seen.contains(&path.as_str()) {
+            continue;
+        }
+        seen.push(path.as_str());
+        if was_edited(path, actor, image, left.as_deref(), host)? {
+            edited.push(path.to_string());
+        }
+    }
+    if edited.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::refused(edited.join(", "), "edited since that run; rolling back would lose the edits")
+        .hint("look at them; to overwrite them: keyward rollback --force RUN"))
+}
+
+fn was_edited(
+    path: &crate::types::AbsPath,
+    actor: &Actor,
+    before: &Image,
+    left: Option<&str>,
+    host: &dyn Host,
+) -> Result<bool> {
+    let now = host.capture(path, actor)?;
+    let as_left = match (&now, left) {
+        (Image::File { content, .. }, Some(left)) => step::digest(content) == left,
+        (Image::Dir { .. }, None) => true,
+        (Image::Absent, None) => true,
+        _ => false,
+    };
+    Ok(!as_left && now != *before)
+}

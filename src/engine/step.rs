@@ -1,0 +1,138 @@
+//! One step: its undo, computed and made durable before it runs, and the act itself.
+
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::change::{Action, Change, Inverse, Step};
+use crate::error::{Failure, Result};
+use crate::host::{Command, Host, Image, Node};
+use crate::journal::{Journal, Record, Undo};
+use crate::types::Port;
+
+/// Journals the change, then each step's undo before the step itself.
+///
+/// # Errors
+/// The first step that fails; what was done stands in the journal.
+pub fn make(
+    change: &Change,
+    host: &dyn Host,
+    journal: &Journal<'_>,
+    stage: Option<crate::change::Stage>,
+) -> Result<()> {
+    journal.note(&Record::Change {
+        key: change.key.clone(),
+        summary: change.summary.clone(),
+        stage,
+        backward: change.activation.backward.clone(),
+    })?;
+    for (index, step) in change.steps.iter().enumerate() {
+        let undo = undo_of(step, host)?;
+        journal.write(&Record::Intent { key: change.key.clone(), step: index, undo })?;
+        perform(step, host)?;
+    }
+    Ok(())
+}
+
+fn undo_of(step: &Step, host: &dyn Host) -> Result<Undo> {
+    Ok(match step {
+        Step::Put { path, actor, node } => {
+            let left = match node {
+                Node::File { content, .. } => Some(digest(content)),
+                Node::Dir { .. } => None,
+            };
+            Undo::Restore { path: path.clone(), actor: actor.clone(), image: host.capture(path, actor)?, left }
+        }
+        Step::Remove { path, actor } => {
+            Undo::Restore { path: path.clone(), actor: actor.clone(), image: host.capture(path, actor)?, left: None }
+        }
+        Step::Account { edits } => Undo::Account { edits: host.account_undo(edits)? },
+        Step::Run { inverse, .. } => match inverse {
+            Inverse::Command(command) => Undo::Run { command: command.clone() },
+            Inverse::Irreversible(why) => Undo::Irreversible { why: why.clone() },
+            Inverse::Nothing => Undo::Nothing,
+        },
+    })
+}
+
+fn perform(step: &Step, host: &dyn Host) -> Result<()> {
+    match step {
+        Step::Put { path, actor, node } => host.put(path, actor, node),
+        Step::Remove { path, actor } => host.remove(path, actor),
+        Step::Account { edits } => host.account(edits).map(drop),
+        Step::Run { command, .. } => run(command, host),
+    }
+}
+
+/// Runs a program that must exit 0.
+pub fn run(command: &Command, host: &dyn Host) -> Result<()> {
+    let output = host.run(command)?;
+    if output.ok() {
+        return Ok(());
+    }
+    Err(Failure::failed(command.program(), format!("exit code {}", output.code)).why(output.last_line()))
+}
+
+/// SHA-256 of a file's content, hexadecimal.
+pub fn digest(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Makes the running system follow.
+///
+/// # Errors
+/// When the program fails, the daemon is not there, or the listeners do not come or go in time.
+pub fn activate(action: &Action, host: &dyn Host) -> Result<()> {
+    match action {
+        Action::Run(command) => run(command, host),
+        Action::Hangup { pidfile, program } => host.hangup(pidfile, program),
+        Action::AwaitListeners { open, closed, deadline_ms } => await_listeners(open, closed, *deadline_ms, host),
+    }
+}
+
+fn await_listeners(open: &[Port], closed: &[Port], deadline_ms: u64, host: &dyn Host) -> Result<()> {
+    let end = Instant::now() + Duration::from_millis(deadline_ms);
+    loop {
+        let ports: Vec<u16> = host.listeners()?.iter().map(|listener| listener.port).collect();
+        let missing = open.iter().find(|port| !ports.contains(&port.get()));
+        let lingering = closed.iter().find(|port| ports.contains(&port.get()));
+        let failure = match (missing, lingering) {
+            (None, None) => return Ok(()),
+            (Some(port), _) => Failure::failed(format!("port {port}"), "nothing listens on it"),
+            (None, Some(port)) => Failure::failed(format!("port {port}"), "something still listens on it"),
+        };
+        if Instant::now() >= end {
+            return Err(failure.why(format!("waited {deadline_ms} ms")));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What taking a step back came to.
+pub enum TakenBack {
+    /// The path, entry or system is as it was.
+    Whole,
+    /// Left in place on purpose; why.
+    Kept(String),
+}
+
+/// Takes one step back.
+///
+/// # Errors
+/// When it cannot be taken back; the caller goes on with the next.
+pub fn take_back(undo: &Undo, host: &dyn Host) -> Result<TakenBack> {
+    match undo {
+        Undo::Restore { path, actor, image, .. } => {
+            let filled = host.list(path, actor).is_ok_and(|names| names.is_some_and(|names| !names.is_empty()));
+            if *image == Image::Absent && filled {
+                return Ok(TakenBack::Kept(format!("{path} holds files that keyward did not put there")));
+            }
+            host.restore(path, actor, image)?;
+        }
+        Undo::Account { edits } => drop(host.account(edits)?),
+        Undo::Run { command } => run(command, host)?,
+        Undo::Irreversible { why } => return Ok(TakenBack::Kept(why.clone())),
+        Undo::Nothing => {}
+    }
+    Ok(TakenBack::Whole)
+}
