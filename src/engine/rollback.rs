@@ -91,15 +91,9 @@ fn made(records: &[Record]) -> Vec<Made> {
 }
 
 /// Undoes what the journal holds.
-pub fn unwind(
-    journal: &Journal<'_>,
-    records: &[Record],
-    scope: Scope,
-    host: &dyn Host,
-    sink: &mut dyn Sink,
-) -> Remains {
+pub fn unwind(journal: &Journal<'_>, scope: Scope, host: &dyn Host, sink: &mut dyn Sink) -> Remains {
     let mut remains = Remains::default();
-    for change in made(records).iter().rev().filter(|change| !change.undone) {
+    for change in made(&journal.records()).iter().rev().filter(|change| !change.undone) {
         if scope == Scope::Temporary && change.stage.is_some() {
             continue;
         }

@@ -85,6 +85,13 @@ pub fn digest(content: &[u8]) -> String {
 pub fn activate(action: &Action, host: &dyn Host) -> Result<()> {
     match action {
         Action::Run(command) => run(command, host),
+        Action::When { check, codes, run: then } => {
+            if codes.contains(&host.ask(check)?.code) {
+                run(then, host)
+            } else {
+                Ok(())
+            }
+        }
         Action::Hangup { pidfile, program } => host.hangup(pidfile, program),
         Action::AwaitListeners { open, closed, deadline_ms } => await_listeners(open, closed, *deadline_ms, host),
     }
