@@ -4,6 +4,7 @@
 //! `types`, `error`, `formats` < `host`, `facts`, `change`, `outcome` < `resource`, `journal` <
 //! `playbook`, `engine`, `access` < `resources`, `proof` < `target`, `report` < `cli`.
 
+pub mod audit;
 pub mod change;
 pub mod cli;
 pub mod engine;

@@ -4,10 +4,12 @@
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::time::Instant;
 
+use crate::audit;
 use crate::change::{Action, Change, Plan, Promise, Risk, Stage};
 use crate::error::{Failure, Result};
 use crate::facts::Facts;
 use crate::host::Host;
+use crate::host::ledger::Ledger;
 use crate::host::shelf::Shelf;
 use crate::journal::{self, Journal, Record};
 use crate::outcome::{Event, Evidence, Exit, Moment, Proven, Sink};
@@ -22,6 +24,8 @@ pub struct Apply<'a> {
     pub host: &'a dyn Host,
     /// Where journals go.
     pub shelf: &'a dyn Shelf,
+    /// Where the audit log goes.
+    pub audit: &'a dyn Ledger,
     /// In registry order.
     pub tasks: &'a [Box<dyn Task>],
     /// Which playbook.
@@ -137,7 +141,17 @@ fn run_id(now: jiff::Timestamp) -> String {
 
 fn transaction(request: Apply<'_>, sink: &mut dyn Sink) -> Outcome {
     let now = jiff::Timestamp::now();
-    let journal = match Journal::begin(request.shelf, &run_id(now), &now.to_string(), &request.plan) {
+    let id = run_id(now);
+    let words = format!(
+        "{} ({}), {}",
+        request.about.playbook,
+        request.about.digest,
+        count(request.plan.changes.len(), "change")
+    );
+    if let Err(failure) = audit::record(request.audit, &id, "begin", &words) {
+        return stopped(failure, sink);
+    }
+    let journal = match Journal::begin(request.shelf, &id, &now.to_string(), &request.plan) {
         Ok(journal) => journal,
         Err(failure) => return stopped(failure, sink),
     };
@@ -161,6 +175,7 @@ impl Run<'_, '_> {
         if plan.changes.iter().any(|change| change.stage == Stage::Subtractive) {
             self.prove(Moment::BeforeClosing, &plan.promises, closes_access(&plan.changes))?;
             let because = "every planned way in is open".to_owned();
+            audit::record(self.request.audit, self.journal.run(), "decided", &because)?;
             self.journal.write(&Record::Decided { because: because.clone() })?;
             self.sink.event(Event::Decided { because });
             made += self.stage(&plan.changes, Stage::Subtractive)?;
@@ -288,6 +303,9 @@ impl Run<'_, '_> {
             // Everything holds and is proven; only the record's last line is missing, and the next run says so.
             self.sink.event(Event::Failed { failure });
         }
+        if let Err(failure) = audit::record(self.request.audit, &run, "committed", &verdict) {
+            self.sink.event(Event::Failed { failure });
+        }
         Outcome { exit, verdict, next: format!("keyward show {run}"), run: Some(run) }
     }
 
@@ -296,6 +314,7 @@ impl Run<'_, '_> {
         self.sink.event(Event::RollingBack { reason: failure });
         // Undo goes on whatever the journal's disk says.
         let _ = self.journal.write(&Record::RollingBack { reason: reason.clone() });
+        let _ = audit::record(self.request.audit, self.journal.run(), "rolling_back", &reason);
         let remains = rollback::unwind(&self.journal, Scope::All, self.request.host, self.sink);
         let only_packages = self
             .journal
@@ -303,7 +322,9 @@ impl Run<'_, '_> {
             .iter()
             .all(|record| !matches!(record, Record::Change { stage, .. } if *stage != Some(Stage::Packages)));
         let whole = if only_packages { Exit::from(kind) } else { Exit::RolledBack };
-        rollback::finish(&self.journal, &remains, &format!("rolled back: {reason}"), whole)
+        let outcome = rollback::finish(&self.journal, &remains, &format!("rolled back: {reason}"), whole);
+        let _ = audit::record(self.request.audit, self.journal.run(), "rolled_back", &outcome.verdict);
+        outcome
     }
 }
 

@@ -1,8 +1,10 @@
 //! Undo from the journal alone: newest change first, each step's undo in reverse, then what makes the running system
 //! follow. Goes on past errors and tells each one. The same code serves a failing run and a later `rollback`.
 
+use crate::audit;
 use crate::change::{Action, Note, Stage};
 use crate::error::{Failure, Kind, Result};
+use crate::host::ledger::Ledger;
 use crate::host::shelf::Shelf;
 use crate::host::{Actor, Host, Image};
 use crate::journal::{self, Journal, Record, Undo};
@@ -54,6 +56,8 @@ pub struct Rollback<'a> {
     pub host: &'a dyn Host,
     /// Where journals are.
     pub shelf: &'a dyn Shelf,
+    /// Where the audit log goes.
+    pub audit: &'a dyn Ledger,
     /// Which run; `None` for the newest that is not rolled back.
     pub run: Option<&'a str>,
     /// What to do with edits made since.
@@ -143,7 +147,7 @@ pub fn rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Outcome {
 }
 
 fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
-    let Rollback { host, shelf, run, later_edits, approve } = request;
+    let Rollback { host, shelf, audit, run, later_edits, approve } = request;
     let _held = shelf.lock()?;
     let run = match run {
         Some(run) => run.to_owned(),
@@ -171,10 +175,12 @@ fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
         return Err(Failure::refused(run, "declined, nothing changed"));
     }
     let reason = Failure::new(Kind::Failed, run.as_str(), "rollback asked for");
+    audit::record(audit, journal.run(), "rolling_back", &reason.line())?;
     journal.write(&Record::RollingBack { reason: reason.line() })?;
     sink.event(Event::RollingBack { reason });
     let remains = unwind(&journal, Scope::All, host, sink);
     let outcome = finish(&journal, &remains, &format!("rolled back run {run}"), Exit::AsAsked);
+    let _ = audit::record(audit, &run, "rolled_back", &outcome.verdict);
     Ok(outcome)
 }
 

@@ -1,6 +1,7 @@
 //! The one seam to the machine: [`Probe`] reads, [`Host`] changes. Everything above is handed one of the two and never
 //! opens a file or starts a program by itself. `real` is the machine, `memory` its twin for law tests.
 
+pub mod ledger;
 pub mod memory;
 pub mod real;
 pub mod shelf;

@@ -83,11 +83,11 @@ impl DirShelf {
     /// # Errors
     /// Refused when a component is a link or could be written by others; failed when it cannot be made.
     pub fn open(dir: &AbsPath, lock: &AbsPath) -> Result<Self> {
-        private_dir(dir)?;
+        private_dir(dir, Parents::RootAlone)?;
         let runs = dir.join("runs").map_err(|invalid| Failure::refused(dir.as_str(), invalid.why))?;
-        private_dir(&runs)?;
+        private_dir(&runs, Parents::RootAlone)?;
         if let Some(parent) = lock.parent() {
-            private_dir(&parent)?;
+            private_dir(&parent, Parents::RootAlone)?;
         }
         Ok(Self { dir: runs.as_path().to_owned(), lock: lock.as_path().to_owned() })
     }
@@ -115,8 +115,21 @@ impl DirShelf {
     }
 }
 
-/// Makes `path` a directory of root with mode 0700, or checks that it is one; every parent must be root's alone.
-fn private_dir(path: &AbsPath) -> Result<()> {
+/// Who may write into the parents of a private directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parents {
+    /// root alone.
+    RootAlone,
+    /// A system group too: Ubuntu's /var/log belongs to root:syslog 0775.
+    SystemGroup,
+}
+
+/// Makes `path` a directory of root with mode 0700, or checks that it is one; every parent must be safe.
+///
+/// # Errors
+/// Refused when a component could be swapped by others; failed when it cannot be made.
+pub fn private_dir(path: &AbsPath, writers: Parents) -> Result<()> {
+    let others = if writers == Parents::RootAlone { 0o022 } else { 0o002 };
     let mut parents = Vec::new();
     let mut at = path.parent();
     while let Some(parent) = at {
@@ -127,7 +140,7 @@ fn private_dir(path: &AbsPath) -> Result<()> {
         let meta = fs::symlink_metadata(parent.as_path());
         let meta = meta.map_err(|error| Failure::failed(parent.as_str(), "cannot be looked at").why(error))?;
         let sticky = meta.mode() & 0o1000 != 0;
-        if !meta.is_dir() || meta.uid() != own_uid() && meta.uid() != 0 || (meta.mode() & 0o022 != 0 && !sticky) {
+        if !meta.is_dir() || meta.uid() != own_uid() && meta.uid() != 0 || (meta.mode() & others != 0 && !sticky) {
             return Err(Failure::refused(parent.as_str(), "others could swap what keyward keeps below it")
                 .why(format!("owner {}, mode {:04o}", meta.uid(), meta.mode() & 0o7777))
                 .hint(format!("chown root: {parent} && chmod go-w {parent}")));
