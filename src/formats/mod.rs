@@ -1,3 +1,5 @@
 //! Text to structure and back for the system's files: pure and lossless, one file each. Must not open files.
 
 pub mod accounts;
+pub mod authorized_keys;
+pub mod sudoers;

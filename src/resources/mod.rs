@@ -1,6 +1,9 @@
 //! The registry: one file a resource, one line here.
 
+pub mod root;
+pub mod user;
+
 use crate::resource::Kind;
 
 /// All resources, in the order in which their changes run within a stage.
-pub const REGISTRY: &[Kind] = &[];
+pub const REGISTRY: &[Kind] = &[Kind::of::<user::User>(), Kind::of::<root::Root>()];

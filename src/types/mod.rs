@@ -11,7 +11,7 @@ pub use key::{KeyError, PublicKey};
 pub use name::{GroupName, PlainText, UserName};
 pub use net::{Cidr, Port, Proto};
 pub use path::{AbsPath, Mode};
-pub use secret::{PasswordHash, Secret};
+pub use secret::{Password, PasswordHash, Secret};
 
 /// Why a text is not a value of a type: the reason and the fix.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -79,6 +79,26 @@ impl schemars::JsonSchema for PasswordHash {
     }
 }
 
+/// What a playbook says about the password of an account.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Password {
+    /// No password matches: `*` in shadow(5), never `!`, which also shuts out keys where sshd has `UsePAM no`.
+    Locked,
+    /// As it is; a new account gets none.
+    Keep,
+    /// This crypt(5) hash.
+    Hash(PasswordHash),
+}
+
+impl Password {
+    /// True when this says that a usable password will be there.
+    pub const fn is_hash(&self) -> bool {
+        matches!(self, Self::Hash(_))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
