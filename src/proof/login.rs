@@ -15,6 +15,8 @@ use super::wire::{Door, Line, PrivateHalf, Reply, Stage, plain};
 
 /// Most bytes that a server may send in one connection; a login needs about 10 KiB.
 const WIRE_LIMIT: usize = 1 << 20;
+/// How a refused key is reported.
+pub(super) const REFUSED: &str = "the key is refused";
 /// Most bytes of the command's output that are kept.
 const STDOUT_LIMIT: usize = 64 << 10;
 /// Most bytes of the command's error output that are kept.
@@ -173,9 +175,11 @@ async fn offered(handle: &mut Handle<Pinned>, user: &str, progress: &Progress) -
     }
 }
 
-async fn leave(handle: &Handle<Pinned>) {
-    // A failure to say goodbye changes nothing: the socket is closed right after.
-    let _ = handle.disconnect(Disconnect::ByApplication, "", "").await;
+/// Says goodbye, so that sshd does not log a broken connection. A failure to do so changes nothing.
+async fn leave(handle: Handle<Pinned>) {
+    if handle.disconnect(Disconnect::ByApplication, "", "").await.is_ok() {
+        let _ = tokio::time::timeout(Duration::from_millis(50), handle).await;
+    }
 }
 
 /// Which methods are offered to `user`.
@@ -188,7 +192,7 @@ pub(super) async fn methods(line: &Line, user: &str, progress: &Progress) -> Rep
         Ok(methods) => Reply { ok: true, methods, ..Reply::at(Stage::Auth, "") },
         Err(reply) => reply,
     };
-    leave(&handle).await;
+    leave(handle).await;
     reply
 }
 
@@ -202,7 +206,7 @@ pub(super) async fn login(line: &Line, user: &str, key: &PrivateHalf, command: &
         Err(reply) => return reply,
     };
     let reply = converse(&mut handle, user, key, command, progress).await;
-    leave(&handle).await;
+    leave(handle).await;
     reply
 }
 
@@ -227,7 +231,7 @@ async fn converse(
             let more = remaining_methods.iter().map(String::from).collect::<Vec<_>>().join(", ");
             Reply::at(Stage::Auth, format!("the key is accepted, but the server asks for more: {more}"))
         }
-        Ok(AuthResult::Failure { .. }) => Reply::at(Stage::Auth, "the key is refused"),
+        Ok(AuthResult::Failure { .. }) => Reply::at(Stage::Auth, REFUSED),
         Err(error) => progress.reply(&error.to_string()),
     };
     Reply { methods, ..reply }

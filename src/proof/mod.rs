@@ -4,9 +4,14 @@
 //! a proof is a [`crate::change::Change`] that the engine makes and undoes.
 
 mod budget;
+mod doors;
+mod judge;
 mod login;
+pub mod prover;
+pub mod scaffold;
 pub mod wire;
 pub mod worker;
 
+pub use prover::{OutsideProver, RootKey, Route};
 pub use wire::{Door, Line, PrivateHalf, Reply, Request, Stage};
 pub use worker::{PipeWorker, WORKER_ARG, Worker};

@@ -1,4 +1,4 @@
-//! What a prover and its worker say to each other: one JSON request a line, one JSON reply a line.
+//! What a prover and its worker say to each other: a JSON list of requests a line, a JSON list of replies a line.
 //!
 //! A worker runs where the connections have to come from (loopback, or a network namespace outside), so both sides
 //! speak only text. Must not connect or judge.
@@ -45,7 +45,7 @@ pub struct Line {
     pub deadline_ms: u64,
 }
 
-/// What a worker can be asked for.
+/// What a worker can be asked for. The requests of one line are answered side by side, the replies keep their order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "ask")]
 pub enum Request {
@@ -74,6 +74,24 @@ pub enum Request {
         /// No answer in this many milliseconds counts as [`Door::Filtered`].
         deadline_ms: u64,
     },
+}
+
+impl Request {
+    /// Where to, for requests that speak SSH.
+    pub const fn line(&self) -> Option<&Line> {
+        match self {
+            Self::Login { line, .. } | Self::Methods { line, .. } => Some(line),
+            Self::Connect { .. } => None,
+        }
+    }
+
+    /// The deadline asked for, in milliseconds.
+    pub const fn deadline_ms(&self) -> u64 {
+        match self {
+            Self::Login { line, .. } | Self::Methods { line, .. } => line.deadline_ms,
+            Self::Connect { deadline_ms, .. } => *deadline_ms,
+        }
+    }
 }
 
 /// How far a request came.

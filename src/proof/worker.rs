@@ -1,11 +1,12 @@
 //! The process that makes connections from wherever it runs, and the pipe to it.
 //!
-//! It reads one JSON [`Request`] a line from standard input and answers one JSON [`Reply`] a line on standard output,
-//! until its input ends. Every request has a deadline. A process of its own also for loopback: whatever a hostile server
+//! It reads a JSON list of [`Request`]s a line from standard input and answers a JSON list of [`Reply`]s a line on
+//! standard output, until its input ends. Every request has a deadline. A process of its own also for loopback: whatever a hostile server
 //! does to the SSH library ends here and not in the run. It opens no file and must not judge.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use super::login::{self, Progress};
@@ -21,14 +22,16 @@ const LINE_LIMIT: u64 = 1 << 20;
 const DEADLINE_LIMIT_MS: u64 = 60_000;
 /// Most addresses of one [`Request::Connect`].
 const DOORS_LIMIT: usize = 256;
+/// Most requests answered side by side.
+const AT_ONCE: usize = 6;
 
 /// Something that answers requests.
 pub trait Worker {
-    /// Answers one request.
+    /// Answers all `requests` side by side, in their order.
     ///
     /// # Errors
     /// When the worker cannot be reached any more; a failed login is a reply.
-    fn request(&mut self, request: &Request) -> Result<Reply>;
+    fn ask(&mut self, requests: &[Request]) -> Result<Vec<Reply>>;
 }
 
 /// Runs the worker on standard input and output.
@@ -54,38 +57,58 @@ pub fn serve(mut input: impl BufRead, mut output: impl Write) -> std::io::Result
         if line.last() != Some(&b'\n') {
             return Err(std::io::Error::other("a request line is too long or cut off"));
         }
-        let started = Instant::now();
-        let mut reply = match serde_json::from_slice::<Request>(&line) {
-            Ok(request) => runtime.block_on(answer(&request)),
-            Err(error) => Reply::at(Stage::Request, error.to_string()),
+        let replies = match serde_json::from_slice::<Vec<Request>>(&line) {
+            Ok(requests) => runtime.block_on(answer_all(requests)),
+            Err(error) => vec![Reply::at(Stage::Request, error.to_string())],
         };
-        reply.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut text = serde_json::to_vec(&reply)?;
+        let mut text = serde_json::to_vec(&replies)?;
         text.push(b'\n');
         output.write_all(&text)?;
         output.flush()?;
     }
 }
 
-async fn answer(request: &Request) -> Reply {
-    let progress = Progress::new();
-    let (limit, work): (u64, std::pin::Pin<Box<dyn Future<Output = Reply>>>) = match request {
-        Request::Login { line, user, private_key, command } => {
-            (line.deadline_ms, Box::pin(login::login(line, user, private_key, command, &progress)))
+/// Answers side by side, a few at a time: sshd drops connections beyond `MaxStartups` (10:30:100) that have not
+/// authenticated yet.
+async fn answer_all(requests: Vec<Request>) -> Vec<Reply> {
+    let mut replies = Vec::new();
+    let mut rest = requests.into_iter();
+    loop {
+        let batch: Vec<_> = rest.by_ref().take(AT_ONCE).map(|request| tokio::spawn(answer(request))).collect();
+        if batch.is_empty() {
+            return replies;
         }
-        Request::Methods { line, user } => (line.deadline_ms, Box::pin(login::methods(line, user, &progress))),
-        Request::Connect { addresses, deadline_ms } => return doors(addresses, *deadline_ms).await,
-    };
-    let limit = Duration::from_millis(limit.min(DEADLINE_LIMIT_MS));
-    match tokio::time::timeout(limit, work).await {
-        Ok(reply) => reply,
-        Err(_) => Reply::at(progress.seen().0, format!("no end after {} ms", limit.as_millis())),
+        for task in batch {
+            replies.push(task.await.unwrap_or_else(|error| Reply::at(Stage::Request, error.to_string())));
+        }
     }
 }
 
+async fn answer(request: Request) -> Reply {
+    let started = Instant::now();
+    let progress = Progress::new();
+    let limit = Duration::from_millis(request.deadline_ms().min(DEADLINE_LIMIT_MS));
+    let work = async {
+        match &request {
+            Request::Login { line, user, private_key, command } => {
+                login::login(line, user, private_key, command, &progress).await
+            }
+            Request::Methods { line, user } => login::methods(line, user, &progress).await,
+            Request::Connect { addresses, .. } => doors(addresses, limit).await,
+        }
+    };
+    // Doors keep the deadline themselves: one that does not answer is an answer.
+    let slack = Duration::from_millis(200);
+    let mut reply = match tokio::time::timeout(limit + slack, work).await {
+        Ok(reply) => reply,
+        Err(_) => Reply::at(progress.seen().0, format!("no end after {} ms", limit.as_millis())),
+    };
+    reply.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    reply
+}
+
 /// Tries all addresses at once.
-async fn doors(addresses: &[std::net::SocketAddr], deadline_ms: u64) -> Reply {
-    let limit = Duration::from_millis(deadline_ms.min(DEADLINE_LIMIT_MS));
+async fn doors(addresses: &[std::net::SocketAddr], limit: Duration) -> Reply {
     if addresses.len() > DOORS_LIMIT {
         return Reply::at(Stage::Request, format!("more than {DOORS_LIMIT} addresses"));
     }
@@ -108,7 +131,7 @@ async fn doors(addresses: &[std::net::SocketAddr], deadline_ms: u64) -> Reply {
 /// A worker behind a pair of pipes. Each request waits for its own deadline and a little more, then gives the worker up.
 pub struct PipeWorker {
     output: Box<dyn Write>,
-    replies: std::sync::mpsc::Receiver<std::io::Result<Reply>>,
+    replies: Receiver<std::io::Result<Vec<Reply>>>,
     broken: bool,
 }
 
@@ -118,7 +141,7 @@ const GRACE: Duration = Duration::from_secs(5);
 impl PipeWorker {
     /// Talks to the worker whose standard output is `from` and whose standard input is `to`.
     pub fn new(from: impl Read + Send + 'static, to: impl Write + 'static) -> Self {
-        let (sender, replies) = std::sync::mpsc::channel();
+        let (sender, replies) = mpsc::channel();
         // A thread of its own, as a pipe cannot be read with a deadline; it ends with the pipe.
         std::thread::spawn(move || {
             let mut from = BufReader::new(from);
@@ -134,7 +157,7 @@ impl PipeWorker {
     }
 }
 
-fn read_reply(from: &mut impl BufRead) -> std::io::Result<Reply> {
+fn read_reply(from: &mut impl BufRead) -> std::io::Result<Vec<Reply>> {
     let mut line = Vec::new();
     from.take(LINE_LIMIT).read_until(b'\n', &mut line)?;
     if line.last() != Some(&b'\n') {
@@ -143,31 +166,29 @@ fn read_reply(from: &mut impl BufRead) -> std::io::Result<Reply> {
     Ok(serde_json::from_slice(&line)?)
 }
 
-impl Worker for PipeWorker {
-    fn request(&mut self, request: &Request) -> Result<Reply> {
-        let gone =
-            |why: String| Failure::unknown("proof", "the process that connects from outside does not answer").why(why);
-        if self.broken {
-            return Err(gone("it failed before".to_owned()));
-        }
-        let limit = match request {
-            Request::Login { line, .. } | Request::Methods { line, .. } => line.deadline_ms,
-            Request::Connect { deadline_ms, .. } => *deadline_ms,
-        };
-        let mut text = serde_json::to_vec(request).map_err(|error| gone(error.to_string()))?;
+impl PipeWorker {
+    fn exchange(&mut self, requests: &[Request]) -> std::result::Result<Vec<Reply>, String> {
+        // Batches follow each other, so their deadlines add up at worst.
+        let limit = requests.iter().map(|request| request.deadline_ms().min(DEADLINE_LIMIT_MS)).sum();
+        let mut text = serde_json::to_vec(requests).map_err(|error| error.to_string())?;
         text.push(b'\n');
-        let sent = self.output.write_all(&text).and_then(|()| self.output.flush());
-        let reply = match sent {
-            Err(error) => Err(error.to_string()),
-            Ok(()) => match self.replies.recv_timeout(Duration::from_millis(limit.min(DEADLINE_LIMIT_MS)) + GRACE) {
-                Ok(reply) => reply.map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
-            },
-        };
-        reply.map_err(|why| {
+        self.output.write_all(&text).and_then(|()| self.output.flush()).map_err(|error| error.to_string())?;
+        let replies = self.replies.recv_timeout(Duration::from_millis(limit) + GRACE);
+        let replies = replies.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        if replies.len() == requests.len() { Ok(replies) } else { Err("it answers something else".to_owned()) }
+    }
+}
+
+impl Worker for PipeWorker {
+    fn ask(&mut self, requests: &[Request]) -> Result<Vec<Reply>> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let outcome = if self.broken { Err("it failed before".to_owned()) } else { self.exchange(requests) };
+        outcome.map_err(|why| {
             // An answer that comes later would be taken for the answer to the next question.
             self.broken = true;
-            gone(why)
+            Failure::unknown("proof", "the process that connects from outside does not answer").why(why)
         })
     }
 }

@@ -1,0 +1,375 @@
+//! Turns promises into logins and connections through a [`Worker`], and what comes back into evidence.
+//!
+//! Failed authentications are spent sparingly (OpenSSH 9.8 and later shut out a source that collects 15 s of penalties;
+//! a refused key costs 5 s, an unknown user 5 s, a connection without login 1 s): one of each a run and address at most,
+//! from source addresses of their own where there are some.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::doors;
+use super::judge::{self, Place};
+use super::scaffold::{self, Effective, Pass};
+use super::wire::{Door, Line, Reply, Request, Stage};
+use super::worker::Worker;
+use crate::change::{Change, Promise};
+use crate::error::{Failure, Result};
+use crate::facts::{Facts, SshdMode};
+use crate::host::{Command, Listener, Probe};
+use crate::outcome::{Evidence, Moment, Proven, Reach};
+use crate::resource::Prover;
+use crate::types::{Port, UserName, Word};
+
+/// After this many milliseconds a login is given up.
+const LOGIN_MS: u64 = 10_000;
+/// Waits between tries of a login that met a reset or a closed port: sshd may be between two sockets.
+const PAUSES: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(900)];
+/// An account name that no system has.
+const NOBODY: &str = "keyward-no-such-user";
+
+/// Whether a proof may put a temporary key into root's key file too. Only with it can "root is refused" be shown by a
+/// real login that fails; without it sshd's own word counts (L0).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootKey {
+    /// Into the copy of a machine.
+    Add,
+    /// On the machine itself.
+    Leave,
+}
+
+/// Where the host can be reached from the worker, and how far that reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Addresses of the host to prove; one of each family that is in use.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses of the worker, to spread penalties over; may be empty.
+    pub sources: Vec<IpAddr>,
+    /// L1 for loopback, L2 for a namespace outside.
+    pub reach: Reach,
+}
+
+impl Route {
+    /// Every port at every address.
+    pub(super) fn places(&self, ports: &[Port]) -> Vec<Place> {
+        let at = |port: &Port, address: &IpAddr| Place { address: *address, port: *port, reach: self.reach };
+        ports.iter().flat_map(|port| self.addresses.iter().map(move |address| at(port, address))).collect()
+    }
+}
+
+/// A [`Prover`] over any worker.
+pub struct OutsideProver {
+    worker: Box<dyn Worker>,
+    route: Route,
+    root_key: RootKey,
+    passes: Vec<Pass>,
+    host_keys: Vec<String>,
+    /// Whether root's temporary key was let in before the doors closed.
+    root_before: Option<bool>,
+}
+
+/// What a reply means.
+type Judge = Box<dyn Fn(&Reply) -> Vec<Evidence>>;
+/// A request and what its reply means.
+type Try = (Request, Judge);
+
+impl OutsideProver {
+    /// A prover that reaches the host through `worker` by `route`.
+    pub fn new(worker: Box<dyn Worker>, route: Route, root_key: RootKey) -> Self {
+        Self { worker, route, root_key, passes: Vec::new(), host_keys: Vec::new(), root_before: None }
+    }
+
+    fn line(&self, place: &Place, source: Option<IpAddr>) -> Line {
+        let address = SocketAddr::new(place.address, place.port.get());
+        Line { address, source, host_keys: self.host_keys.clone(), deadline_ms: LOGIN_MS }
+    }
+
+    /// The worker's address of this family at `index`; `None` leaves the choice to the kernel.
+    fn source(&self, place: &Place, index: usize) -> Option<IpAddr> {
+        let same = |source: &&IpAddr| source.is_ipv4() == place.address.is_ipv4();
+        self.route.sources.iter().filter(same).nth(index).copied()
+    }
+
+    fn places(&self, ports: &[Port]) -> Vec<Place> {
+        self.route.places(ports)
+    }
+
+    fn pass(&self, user: &str) -> Option<&Pass> {
+        self.passes.iter().find(|pass| pass.user.as_str() == user)
+    }
+
+    fn login(&self, place: &Place, pass: &Pass, source: Option<IpAddr>) -> Request {
+        Request::Login {
+            line: self.line(place, source),
+            user: pass.user.as_str().to_owned(),
+            private_key: pass.private.clone(),
+            command: pass.command(),
+        }
+    }
+
+    fn methods(&self, place: &Place, user: &str, source: usize) -> Request {
+        Request::Methods { line: self.line(place, self.source(place, source)), user: user.to_owned() }
+    }
+
+    /// Logins of every administrator on every wanted port; their methods tell about passwords on the way.
+    fn logins(&self, wanted: &Wanted, passwords: bool) -> Vec<Try> {
+        let mut tries = Vec::new();
+        for place in self.places(&wanted.ports) {
+            for pass in wanted.admins.iter().filter_map(|(user, _)| self.pass(user.as_str())).cloned() {
+                let request = self.login(&place, &pass, None);
+                tries.push(when(request, move |reply| {
+                    let mut evidence = vec![judge::login(&place, &pass, reply)];
+                    if passwords {
+                        evidence.push(judge::no_passwords(&place, pass.user.as_str(), reply));
+                    }
+                    evidence
+                }));
+            }
+            if wanted.admins.is_empty() {
+                tries.push(when(self.methods(&place, "root", 0), move |reply| vec![judge::answers(&place, reply)]));
+            }
+        }
+        tries
+    }
+
+    /// The old ports, as long as sshd listens there: they must still let somebody in.
+    fn old_doors(&self, wanted: &Wanted, probe: &dyn Probe) -> Result<Vec<Try>> {
+        let listeners = probe.listeners()?;
+        let places = self.places(&wanted.closed).into_iter();
+        let open = places.filter(|place| listeners.iter().any(|listener| listens(listener, place)));
+        let pass = wanted.admins.iter().find_map(|(user, _)| self.pass(user.as_str()));
+        let attempt = |place: Place| match pass.cloned() {
+            Some(pass) => when(self.login(&place, &pass, None), move |reply| {
+                let login = judge::login(&place, &pass, reply);
+                vec![Evidence { what: format!("old door: {}", login.what), ..login }]
+            }),
+            None => when(self.methods(&place, "root", 0), move |reply| vec![judge::answers(&place, reply)]),
+        };
+        Ok(open.map(attempt).collect())
+    }
+
+    /// What must fail: root's login, and passwords for anybody.
+    fn refusals(&self, wanted: &Wanted) -> Vec<Try> {
+        let (root, passwords, before) = (wanted.root_refused, wanted.passwords_refused, self.root_before);
+        let mut tries = Vec::new();
+        for place in self.places(&wanted.ports) {
+            if let (Some(true), Some(pass)) = (root, self.pass("root")) {
+                let request = self.login(&place, pass, self.source(&place, 1));
+                tries.push(when(request, move |reply| {
+                    let mut evidence = judge::refused(&place, "root", reply);
+                    if before == Some(true) {
+                        evidence.seen.push_str("; it was let in before");
+                    }
+                    vec![evidence, judge::no_passwords(&place, "root", reply)]
+                }));
+            } else if root.is_some() || passwords {
+                // With passwords on, sshd offers them for root as well and refuses them afterwards: no evidence.
+                tries.push(when(self.methods(&place, "root", 1), move |reply| {
+                    let telling = passwords || judge::offers_password(reply) == Some(false);
+                    telling.then(|| judge::no_passwords(&place, "root", reply)).into_iter().collect()
+                }));
+            }
+            // Loopback has no second IPv6 address to spread the penalty of an unknown user to.
+            if passwords && (place.address.is_ipv4() || self.source(&place, 2).is_some()) {
+                tries.push(when(self.methods(&place, NOBODY, 2), move |reply| {
+                    vec![judge::no_passwords(&place, "an unknown user", reply)]
+                }));
+            }
+        }
+        tries
+    }
+
+    /// Sends all requests at once; what met a reset or a closed port is tried again a little later.
+    fn run(&mut self, requests: &[Request]) -> Result<Vec<Reply>> {
+        let mut replies = self.worker.ask(requests)?;
+        for pause in PAUSES {
+            let again: Vec<usize> =
+                replies.iter().enumerate().filter(|(_, reply)| may_pass(reply)).map(|(index, _)| index).collect();
+            if again.is_empty() {
+                break;
+            }
+            std::thread::sleep(pause);
+            let retried: Vec<Request> = again.iter().filter_map(|index| requests.get(*index).cloned()).collect();
+            for (index, reply) in again.into_iter().zip(self.worker.ask(&retried)?) {
+                if let Some(slot) = replies.get_mut(index) {
+                    *slot = reply;
+                }
+            }
+        }
+        Ok(replies)
+    }
+
+    /// Runs all tries; gives back the evidence and the addresses at which sshd answered.
+    fn judge(&mut self, tries: &[Try]) -> Result<(Vec<Evidence>, BTreeSet<IpAddr>)> {
+        let requests: Vec<Request> = tries.iter().map(|(request, _)| request.clone()).collect();
+        let replies = self.run(&requests)?;
+        let alive = requests.iter().zip(&replies).filter(|(_, reply)| reply.stage >= Stage::Auth);
+        let alive = alive.filter_map(|(request, _)| request.line().map(|line| line.address.ip())).collect();
+        let evidence = tries.iter().zip(&replies).flat_map(|((_, judge), reply)| judge(reply)).collect();
+        Ok((evidence, alive))
+    }
+
+    /// Learns whether root's temporary key is let in while root's door is still open, for contrast.
+    fn try_root(&mut self, wanted: &Wanted) -> Result<()> {
+        let Some(place) = self.places(&wanted.ports).into_iter().next() else { return Ok(()) };
+        let Some(pass) = self.pass("root").filter(|_| wanted.root_refused == Some(true)) else { return Ok(()) };
+        let request = self.login(&place, pass, self.source(&place, 1));
+        self.root_before = self.worker.ask(&[request])?.first().map(|reply| reply.stage == Stage::Exec);
+        Ok(())
+    }
+}
+
+fn when(request: Request, judge: impl Fn(&Reply) -> Vec<Evidence> + 'static) -> Try {
+    (request, Box::new(judge))
+}
+
+/// What the promises come to.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    pub(super) admins: Vec<(UserName, bool)>,
+    pub(super) ports: Vec<Port>,
+    pub(super) closed: Vec<Port>,
+    /// `Some(true)`: no method at all.
+    pub(super) root_refused: Option<bool>,
+    pub(super) passwords_refused: bool,
+    /// What the firewall lets in.
+    pub(super) open: Option<Vec<Port>>,
+}
+
+impl Wanted {
+    fn of(promises: &[Promise]) -> Self {
+        let mut wanted = Self::default();
+        for promise in promises {
+            match promise {
+                Promise::Admin { user, nopasswd } => wanted.admins.push((user.clone(), *nopasswd)),
+                Promise::SshPort { port } => wanted.ports.push(*port),
+                Promise::SshPortClosed { port } => wanted.closed.push(*port),
+                Promise::RootRefused { entirely } => {
+                    wanted.root_refused = Some(*entirely || wanted.root_refused == Some(true));
+                }
+                Promise::PasswordsRefused => wanted.passwords_refused = true,
+                Promise::Firewall { open } => wanted.open.get_or_insert_default().extend(open),
+            }
+        }
+        wanted
+    }
+
+    fn needs_sshd(&self) -> bool {
+        !self.admins.is_empty() || !self.ports.is_empty() || self.root_refused.is_some() || self.passwords_refused
+    }
+}
+
+/// True when trying again a little later can help: sshd between two sockets, or busy.
+fn may_pass(reply: &Reply) -> bool {
+    match reply.stage {
+        Stage::Connect => reply.doors == [Door::Refused],
+        Stage::Kex => true,
+        _ => false,
+    }
+}
+
+/// True when `listener` takes connections to `place`.
+pub(super) fn listens(listener: &Listener, place: &Place) -> bool {
+    // `::` takes IPv4 too, unless bindv6only is set; then a second listener shows the truth for IPv4.
+    let any = listener.address.is_unspecified() && (listener.address.is_ipv6() || place.address.is_ipv4());
+    listener.port == place.port.get() && (any || listener.address == place.address)
+}
+
+/// What sshd itself says about root (L0).
+fn root_by_configuration(entirely: bool, probe: &dyn Probe) -> Evidence {
+    let what = if entirely { "sshd refuses root" } else { "sshd refuses root's password" };
+    let (proven, seen) = match Effective::ask("root", probe) {
+        Err(failure) => (Proven::Unknown, failure.line()),
+        Ok(effective) => {
+            let value = effective.first("permitrootlogin").to_owned();
+            let shut: &[&str] = &["no", "without-password", "prohibit-password", "forced-commands-only"];
+            let passwords = ["passwordauthentication", "kbdinteractiveauthentication"];
+            let none = passwords.iter().all(|keyword| effective.first(keyword) == "no");
+            let fine = if entirely { value == "no" } else { shut.contains(&value.as_str()) || none };
+            (if fine { Proven::Yes } else { Proven::No }, format!("sshd -T for root: PermitRootLogin {value}"))
+        }
+    };
+    Evidence { what: what.to_owned(), proven, reach: Reach::L0, seen, millis: 0 }
+}
+
+/// Whether an administrator whose sudo asks a password may become root, by sudo's own word (L0).
+fn sudo_by_policy(user: &UserName, probe: &dyn Probe) -> Evidence {
+    let asked = probe.ask(&Command::new(["/usr/bin/sudo", "-n", "-l", "-U", user.as_str()]));
+    let (proven, seen) = match asked {
+        Err(failure) => (Proven::Unknown, failure.line()),
+        Ok(output) if output.ok() && output.stdout.contains("may run the following") => {
+            (Proven::Yes, "policy only: sudo asks a password, which was not tried".to_owned())
+        }
+        Ok(output) => (Proven::No, output.last_line()),
+    };
+    let what = format!("sudo's policy for {}", user.as_str());
+    Evidence { what, proven, reach: Reach::L0, seen, millis: 0 }
+}
+
+impl Prover for OutsideProver {
+    fn scaffold(&mut self, promises: &[Promise], facts: &Facts, probe: &dyn Probe) -> Result<Vec<Change>> {
+        let wanted = Wanted::of(promises);
+        self.passes.clear();
+        if !wanted.needs_sshd() || matches!(facts.sshd_mode, SshdMode::Missing | SshdMode::Stopped) {
+            return Ok(Vec::new());
+        }
+        let mut users = wanted.admins;
+        if self.root_key == RootKey::Add && wanted.root_refused == Some(true) {
+            let root = UserName::parse("root").map_err(|invalid| Failure::unknown("proof", "root").why(invalid))?;
+            users.push((root, false));
+        }
+        let expiry = scaffold::expiry(Timestamp::now(), facts, probe)?;
+        let mut changes = Vec::new();
+        for (user, sudo) in &users {
+            let effective = Effective::ask(user.as_str(), probe)?;
+            let pass = Pass::new(user, *sudo)?;
+            changes.push(scaffold::change(&pass, &effective, &expiry, probe)?);
+            self.passes.push(pass);
+        }
+        Ok(changes)
+    }
+
+    fn prove(&mut self, moment: Moment, promises: &[Promise], probe: &dyn Probe) -> Result<Vec<Evidence>> {
+        let mut wanted = Wanted::of(promises);
+        let mut evidence = Vec::new();
+        let mut alive = BTreeSet::new();
+        if wanted.needs_sshd() {
+            let effective = Effective::ask("root", probe)?;
+            self.host_keys = scaffold::host_keys(&effective, probe)?;
+            if wanted.ports.is_empty() {
+                let ports = effective.all("port").filter_map(|port| port.parse().ok());
+                wanted.ports = ports.filter_map(|port| Port::new(port).ok()).collect();
+            }
+            for (user, _) in wanted.admins.iter().filter(|(user, _)| self.pass(user.as_str()).is_none()) {
+                let (what, seen) = (format!("login as {}", user.as_str()), "no temporary key was made".to_owned());
+                let (proven, reach) = (Proven::Unknown, self.route.reach);
+                evidence.push(Evidence { what, proven, reach, seen, millis: 0 });
+            }
+            let tries = match moment {
+                Moment::BeforeClosing => {
+                    self.try_root(&wanted)?;
+                    let mut tries = self.logins(&wanted, false);
+                    tries.extend(self.old_doors(&wanted, probe)?);
+                    tries
+                }
+                Moment::Final => {
+                    let mut tries = self.logins(&wanted, wanted.passwords_refused);
+                    tries.extend(self.refusals(&wanted));
+                    tries
+                }
+            };
+            let (seen, answered) = self.judge(&tries)?;
+            evidence.extend(seen);
+            alive = answered;
+        }
+        let policy = wanted.admins.iter().filter(|(_, nopasswd)| !nopasswd);
+        evidence.extend(policy.map(|(user, _)| sudo_by_policy(user, probe)));
+        if moment == Moment::Final {
+            evidence.extend(wanted.root_refused.map(|entirely| root_by_configuration(entirely, probe)));
+            evidence.extend(doors::prove(self.worker.as_mut(), &self.route, &wanted, &alive, probe)?);
+        }
+        Ok(evidence)
+    }
+}

@@ -1,0 +1,301 @@
+//! The temporary key of a proof: made in memory, its public half put as one line into the file that sshd really reads,
+//! as a [`Change`] that the engine journals, makes and undoes.
+//!
+//! The line is good for minutes, from loopback and documentation addresses only, and for one fixed command. The private
+//! half never reaches a file. Must not connect.
+
+use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use russh::keys::ssh_key::LineEnding;
+use russh::keys::{Algorithm, HashAlg, PrivateKey};
+
+use super::wire::PrivateHalf;
+use crate::change::{Change, Difference, Risk, Stage, Step};
+use crate::error::{Failure, Result};
+use crate::facts::{Facts, SSHD};
+use crate::formats::accounts::{PasswdEntry, Records};
+use crate::host::{Actor, Command, FileKind, Node, Owner, Probe};
+use crate::types::{AbsPath, UserName, Word};
+
+/// Where a proof may come from: loopback and the documentation networks that the outside namespace uses (RFC 5737,
+/// RFC 3849). None of them can be reached from elsewhere.
+const SOURCES: &str = "203.0.113.0/24,198.51.100.0/24,2001:db8::/32,127.0.0.1,::1";
+/// How long the key is good for.
+const MINUTES: i64 = 15;
+
+/// A temporary key for one account.
+#[derive(Debug, Clone)]
+pub struct Pass {
+    /// The account.
+    pub user: UserName,
+    /// True when the command asks sudo too.
+    pub sudo: bool,
+    /// The private half.
+    pub private: PrivateHalf,
+    /// The public half, `TYPE BASE64`.
+    pub public: String,
+    /// What the command prints first.
+    pub nonce: String,
+}
+
+impl Pass {
+    /// A fresh ed25519 key.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn new(user: &UserName, sudo: bool) -> Result<Self> {
+        let failed =
+            |error: &dyn std::fmt::Display| Failure::unknown("proof", "cannot make a temporary key").why(error);
+        let key = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519).map_err(|e| failed(&e))?;
+        let private = key.to_openssh(LineEnding::LF).map_err(|e| failed(&e))?.to_string();
+        let public = key.public_key().to_openssh().map_err(|e| failed(&e))?;
+        let nonce = key.public_key().fingerprint(HashAlg::Sha256).to_string();
+        let nonce = nonce.chars().skip(7).filter(char::is_ascii_alphanumeric).take(20).collect();
+        Ok(Self { user: user.clone(), sudo, private: PrivateHalf::new(private), public, nonce })
+    }
+
+    /// The command that the key is tied to: plain words and `;` only, so that every login shell reads it alike. Prints
+    /// the nonce, the account, the connection as sshd sees it, and the user id that sudo gives.
+    pub fn command(&self) -> String {
+        let sudo = if self.sudo { "; /usr/bin/sudo -n /usr/bin/id -u" } else { "" };
+        format!("echo keyward-{}; /usr/bin/id -un; echo $SSH_CONNECTION{sudo}", self.nonce)
+    }
+
+    /// The whole key line, without its newline (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
+    pub fn line(&self, expiry: &str) -> String {
+        format!(
+            "restrict,from=\"{SOURCES}\",expiry-time=\"{expiry}\",command=\"{}\" {} keyward-proof",
+            self.command(),
+            self.public
+        )
+    }
+}
+
+/// What sshd would do for one account, as far as a proof has to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Effective(Vec<(String, String)>);
+
+impl Effective {
+    /// Asks sshd for its effective configuration for `user`, coming from the outside namespace (sshd(8), -T and -C).
+    ///
+    /// # Errors
+    /// When sshd refuses its configuration.
+    pub fn ask(user: &str, probe: &dyn Probe) -> Result<Self> {
+        let from = format!("user={user},host=203.0.113.2,addr=203.0.113.2,laddr=203.0.113.1,lport=22");
+        let output = probe.ask(&Command::new([SSHD, "-T", "-C", &from]))?;
+        if !output.ok() {
+            return Err(Failure::unknown("proof", "sshd does not tell its configuration")
+                .why(output.last_line())
+                .hint("run: sshd -t"));
+        }
+        Ok(Self::parse(&output.stdout))
+    }
+
+    /// Reads the output of `sshd -T`; OpenSSH 10.6 spells the keywords in mixed case, earlier ones in lower case.
+    pub fn parse(text: &str) -> Self {
+        let pair = |line: &str| {
+            let (keyword, value) = line.split_once(' ')?;
+            Some((keyword.to_ascii_lowercase(), value.trim().to_owned()))
+        };
+        Self(text.lines().filter_map(pair).collect())
+    }
+
+    /// All values of a keyword given in lower case.
+    pub fn all<'a>(&'a self, keyword: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(name, _)| name == keyword).map(|(_, value)| value.as_str())
+    }
+
+    /// The first value of a keyword, or empty.
+    pub fn first(&self, keyword: &str) -> &str {
+        self.0.iter().find(|(name, _)| name == keyword).map_or("", |(_, value)| value)
+    }
+}
+
+/// The account's entry, from the file or from the name service.
+///
+/// # Errors
+/// When there is no such account.
+pub fn account(user: &UserName, probe: &dyn Probe) -> Result<PasswdEntry> {
+    let local = probe.read(&AbsPath::fixed("/etc/passwd"), &Actor::Root)?.unwrap_or_default();
+    if let Some(entry) = Records::parse(&local).passwd_entry(user.as_str()) {
+        return Ok(entry);
+    }
+    let asked = probe.ask(&Command::new(["/usr/bin/getent", "passwd", "--", user.as_str()]))?;
+    Records::parse(asked.stdout.as_bytes())
+        .passwd_entry(user.as_str())
+        .ok_or_else(|| Failure::unknown(format!("account {}", user.as_str()), "there is no such account to log in as"))
+}
+
+/// The public host keys that sshd may show: those of its configuration, `.pub` beside each.
+///
+/// # Errors
+/// When none can be read: without one a login could be with anybody.
+pub fn host_keys(effective: &Effective, probe: &dyn Probe) -> Result<Vec<String>> {
+    let mut keys = Vec::new();
+    for private in effective.all("hostkey") {
+        let Ok(public) = AbsPath::parse(&format!("{private}.pub")) else { continue };
+        let bytes = probe.read(&public, &Actor::Root)?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        keys.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+    }
+    if keys.is_empty() {
+        return Err(Failure::unknown("proof", "no public host key can be read, so no login can be trusted")
+            .hint("make them with: ssh-keygen -A"));
+    }
+    Ok(keys)
+}
+
+/// The file of `AuthorizedKeysFile` that takes the line, and in whose name: the first within the home, else the first
+/// absolute one (sshd_config(5): %%, %h, %u, %U; relative paths start at the home).
+///
+/// # Errors
+/// When sshd reads no file at all for this account.
+pub fn key_file(account: &PasswdEntry, user: &UserName, effective: &Effective) -> Result<(AbsPath, Actor)> {
+    let home = AbsPath::parse(&account.home)
+        .map_err(|invalid| Failure::unknown(format!("home of {}", user.as_str()), "not a plain path").why(invalid))?;
+    let paths: Vec<AbsPath> = effective
+        .first("authorizedkeysfile")
+        .split_whitespace()
+        .filter(|pattern| !pattern.eq_ignore_ascii_case("none"))
+        .filter_map(|pattern| {
+            let path = expand(pattern, account);
+            if path.starts_with('/') { AbsPath::parse(&path).ok() } else { home.join(&path).ok() }
+        })
+        .collect();
+    if let Some(path) = paths.iter().find(|path| path.is_within(&home)) {
+        return Ok((path.clone(), Actor::User(user.clone())));
+    }
+    paths.into_iter().next().map(|path| (path, Actor::Root)).ok_or_else(|| {
+        Failure::unknown(format!("keys of {}", user.as_str()), "sshd reads no key file for this account")
+            .hint("set AuthorizedKeysFile to: .ssh/authorized_keys")
+    })
+}
+
+fn expand(pattern: &str, account: &PasswdEntry) -> String {
+    let mut out = String::new();
+    let mut rest = pattern.chars();
+    while let Some(c) = rest.next() {
+        match (c, if c == '%' { rest.next() } else { None }) {
+            ('%', Some('h')) => out.push_str(&account.home),
+            ('%', Some('u')) => out.push_str(&account.name),
+            ('%', Some('U')) => out.push_str(&account.uid.to_string()),
+            ('%', Some('%')) => out.push('%'),
+            ('%', other) => {
+                out.push('%');
+                out.extend(other);
+            }
+            (c, _) => out.push(c),
+        }
+    }
+    out
+}
+
+/// `expiry-time` for a key that is good for some minutes: UTC with a `Z` from OpenSSH 9.1 on, before that the local time
+/// of the host, which sshd reads from /etc/localtime.
+///
+/// # Errors
+/// When the time zone cannot be read.
+pub fn expiry(now: Timestamp, facts: &Facts, probe: &dyn Probe) -> Result<String> {
+    let until = now + MINUTES.minutes();
+    if facts.sshd_at_least(9, 1) {
+        return Ok(until.to_zoned(TimeZone::UTC).strftime("%Y%m%d%H%M%SZ").to_string());
+    }
+    let file = probe.read(&AbsPath::fixed("/etc/localtime"), &Actor::Root)?;
+    let zone = match file {
+        None => TimeZone::UTC,
+        Some(bytes) => TimeZone::tzif("localtime", &bytes)
+            .map_err(|error| Failure::unknown("/etc/localtime", "not a time zone").why(error))?,
+    };
+    Ok(until.to_zoned(zone).strftime("%Y%m%d%H%M%S").to_string())
+}
+
+/// The change that adds the line of `pass`.
+///
+/// # Errors
+/// When the key file cannot be found or read, or is not a regular file.
+pub fn change(pass: &Pass, effective: &Effective, expiry: &str, probe: &dyn Probe) -> Result<Change> {
+    let account = account(&pass.user, probe)?;
+    let (path, actor) = key_file(&account, &pass.user, effective)?;
+    let summary = format!("add a key of {MINUTES} minutes for the proof, usable from this host only");
+    let mut change =
+        Change::new("proof", format!("proof:{}:key", pass.user.as_str()), summary, Stage::Additive, Risk::None);
+    let (content, mode) = match probe.meta(&path, &actor)? {
+        None => (Vec::new(), 0o600),
+        Some(meta) if meta.kind == FileKind::File => (probe.read(&path, &actor)?.unwrap_or_default(), meta.mode),
+        Some(_) => {
+            return Err(Failure::refused(path.as_str(), "not a regular file, so sshd's key file is not touched"));
+        }
+    };
+    if let Some(parent) = path.parent()
+        && content.is_empty()
+        && probe.meta(&parent, &actor)?.is_none()
+    {
+        let node = Node::Dir { mode: 0o700, owner: Owner::Actor };
+        change.steps.push(Step::Put { path: parent, actor: actor.clone(), node });
+    }
+    let node = Node::File { content: append(content, &pass.line(expiry)), mode, owner: Owner::Actor };
+    change.differences.push(Difference::new(path.as_str(), "a temporary key", "without"));
+    change.steps.push(Step::Put { path, actor, node });
+    Ok(change)
+}
+
+/// `content` with `line` at its end; a last line without newline gets one first.
+fn append(mut content: Vec<u8>, line: &str) -> Vec<u8> {
+    if content.last().is_some_and(|last| *last != b'\n') {
+        content.push(b'\n');
+    }
+    content.extend_from_slice(line.as_bytes());
+    content.push(b'\n');
+    content
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(home: &str) -> PasswdEntry {
+        let line = format!("deploy:x:1000:1000::{home}:/bin/sh");
+        Records::parse(line.as_bytes()).passwd_entry("deploy").unwrap()
+    }
+
+    fn user() -> UserName {
+        UserName::parse("deploy").unwrap()
+    }
+
+    #[test]
+    fn the_file_that_sshd_reads() {
+        let file = |patterns: &str, home: &str| {
+            let effective = Effective::parse(&format!("AuthorizedKeysFile {patterns}\n"));
+            key_file(&entry(home), &user(), &effective).map(|(path, actor)| (path.to_string(), actor))
+        };
+        let own = Actor::User(user());
+        let home = "/home/deploy";
+        assert_eq!(
+            file(".ssh/authorized_keys .ssh/keys2", home).unwrap(),
+            (format!("{home}/.ssh/authorized_keys"), own.clone())
+        );
+        assert_eq!(file("/etc/ssh/keys/%u %h/k", home).unwrap(), (format!("{home}/k"), own));
+        assert_eq!(file("/etc/ssh/keys/%U%%u", home).unwrap(), ("/etc/ssh/keys/1000%u".to_owned(), Actor::Root));
+        assert!(file("none", home).is_err());
+        assert!(file("", home).is_err());
+        assert!(file("%h/../root/.ssh/authorized_keys", home).is_err());
+    }
+
+    #[test]
+    fn a_missing_final_newline_does_not_join_lines() {
+        assert_eq!(append(b"a".to_vec(), "b"), b"a\nb\n");
+        assert_eq!(append(b"a\n".to_vec(), "b"), b"a\nb\n");
+        assert_eq!(append(Vec::new(), "b"), b"b\n");
+    }
+
+    #[test]
+    fn the_line_is_one_line_and_keeps_the_secret() {
+        let pass = Pass::new(&user(), true).unwrap();
+        let line = pass.line("20260101000000Z");
+        assert!(!line.contains('\n') && line.starts_with("restrict,from=\""));
+        assert!(!format!("{pass:?}").contains("PRIVATE"));
+        assert!(!line.contains("PRIVATE"));
+        assert!(pass.command().contains("sudo -n"));
+        assert_ne!(Pass::new(&user(), true).unwrap().nonce, pass.nonce);
+        assert!(!Pass::new(&user(), false).unwrap().command().contains("sudo"));
+    }
+}
