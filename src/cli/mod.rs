@@ -1,5 +1,7 @@
 //! The command line: arguments, one file a verb, and the wiring of registry, loader, prover and access check.
 
+pub mod loader;
+
 use std::process::ExitCode;
 
 /// Runs the program.
