@@ -9,5 +9,9 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|verb| verb == crate::proof::WORKER_ARG) {
         return crate::proof::worker::main();
     }
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(code) = crate::target::hidden(&arguments) {
+        return code;
+    }
     ExitCode::SUCCESS
 }

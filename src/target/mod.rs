@@ -1,1 +1,23 @@
 //! Where a session runs: on this host, or in a throw-away copy of one.
+
+mod boot;
+mod netlink;
+pub mod sandbox;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs a hidden verb of the sandbox when `arguments` (without the program's own name) begin with one. To be asked
+/// before anything else, while the process has one thread and has opened nothing.
+pub fn hidden(arguments: &[OsString]) -> Option<ExitCode> {
+    let (verb, rest) = arguments.split_first()?;
+    let rest: Option<Vec<String>> = rest.iter().map(|word| word.to_str().map(str::to_owned)).collect();
+    let rest = rest?;
+    match verb.to_str()? {
+        sandbox::WARDEN => Some(sandbox::warden::main()),
+        sandbox::BOOT => Some(sandbox::power::main(&rest)),
+        sandbox::INIT => Some(sandbox::init::main(&rest)),
+        sandbox::ENTER => Some(sandbox::enter::main(&rest)),
+        _ => None,
+    }
+}
