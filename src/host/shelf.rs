@@ -62,6 +62,28 @@ pub trait Shelf {
     /// # Errors
     /// When the directory cannot be read.
     fn runs(&self) -> Result<Vec<String>>;
+
+    /// Sets the one durable record `name` of a run, first writer wins: compare-and-set by link(2), which neither a
+    /// crash nor a race can leave half done.
+    ///
+    /// # Errors
+    /// When it cannot be made durable; then it is not set by this call.
+    fn settle(&self, run: &str, name: &str, text: &str) -> Result<Settled>;
+
+    /// The record `name` of a run, when it is set.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn settled(&self, run: &str, name: &str) -> Result<Option<String>>;
+}
+
+/// Who won a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// This call set it.
+    Won,
+    /// It was set before, to this.
+    Lost(String),
 }
 
 /// Journals as files: `DIR/runs/RUN.journal`, lock at the path given.
@@ -102,6 +124,10 @@ impl DirShelf {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Failure::unknown(dir.as_str(), "cannot be looked at").why(error)),
         }
+    }
+
+    fn record(&self, run: &str, name: &str) -> Result<PathBuf> {
+        Ok(self.file(run)?.with_extension(name))
     }
 
     fn file(&self, run: &str) -> Result<PathBuf> {
@@ -244,12 +270,44 @@ impl Shelf for DirShelf {
         found.sort();
         Ok(found)
     }
+
+    fn settle(&self, run: &str, name: &str, text: &str) -> Result<Settled> {
+        let path = self.record(run, name)?;
+        let place = path.display().to_string();
+        let fresh = self.dir.join(format!(".{name}-{}-{:?}.tmp", std::process::id(), std::thread::current().id()));
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+        let linked = options.open(&fresh).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::hard_link(&fresh, &path)
+        });
+        // The spare name is removed whether or not it won; a crash in between leaves a file that nothing reads.
+        let _ = fs::remove_file(&fresh);
+        match linked {
+            Ok(()) => sync_parent(&path).map(|()| Settled::Won),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Ok(Settled::Lost(self.settled(run, name)?.unwrap_or_default()))
+            }
+            Err(error) => Err(Failure::failed(place, "cannot be written").why(error)),
+        }
+    }
+
+    fn settled(&self, run: &str, name: &str) -> Result<Option<String>> {
+        let path = self.record(run, name)?;
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::unknown(path.display().to_string(), "cannot be read").why(error)),
+        }
+    }
 }
 
 /// Journals in memory, for law tests.
 #[derive(Debug, Default)]
 pub struct MemoryShelf {
     runs: RefCell<BTreeMap<String, String>>,
+    records: RefCell<BTreeMap<(String, String), String>>,
 }
 
 struct NoLock;
@@ -285,5 +343,51 @@ impl Shelf for MemoryShelf {
 
     fn runs(&self) -> Result<Vec<String>> {
         Ok(self.runs.borrow().keys().cloned().collect())
+    }
+
+    fn settle(&self, run: &str, name: &str, text: &str) -> Result<Settled> {
+        let mut records = self.records.borrow_mut();
+        match records.get(&(run.to_owned(), name.to_owned())) {
+            Some(set) => Ok(Settled::Lost(set.clone())),
+            None => {
+                records.insert((run.to_owned(), name.to_owned()), text.to_owned());
+                Ok(Settled::Won)
+            }
+        }
+    }
+
+    fn settled(&self, run: &str, name: &str) -> Result<Option<String>> {
+        Ok(self.records.borrow().get(&(run.to_owned(), name.to_owned())).cloned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_writers_one_wins_and_all_agree() {
+        let dir = std::env::temp_dir().join(format!("keyward-shelf-{}", std::process::id()));
+        let shelf = || DirShelf { dir: dir.clone(), lock: dir.join("lock") };
+        std::fs::create_dir_all(&dir).unwrap();
+        for round in 0..50 {
+            let run = format!("r{round}");
+            let said: Vec<Settled> = std::thread::scope(|scope| {
+                let writers: Vec<_> = (0..8)
+                    .map(|at| {
+                        let (shelf, run) = (shelf(), run.clone());
+                        scope.spawn(move || {
+                            shelf.settle(&run, &format!("end{at}"), "x").and(shelf.settle(&run, "end", &at.to_string()))
+                        })
+                    })
+                    .collect();
+                writers.into_iter().map(|writer| writer.join().unwrap().unwrap()).collect()
+            });
+            assert_eq!(said.iter().filter(|one| **one == Settled::Won).count(), 1);
+            let winner = said.iter().position(|one| *one == Settled::Won).unwrap().to_string();
+            assert!(said.iter().all(|one| *one == Settled::Won || *one == Settled::Lost(winner.clone())));
+            assert_eq!(shelf().settled(&run, "end").unwrap(), Some(winner));
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }
