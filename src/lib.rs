@@ -1,9 +1,10 @@
 //! keyward provisions accounts and hardens servers from YAML playbooks, and never locks the administrator out.
 //!
 //! Modules stand in layers; imports go only downwards (ARCHITECTURE.md, held by `tests/layers.rs`):
-//! `types`, `error`, `formats` < `host`, `facts`, `change`, `outcome` < `resource`, `journal` <
+//! `types`, `error`, `formats` < `host`, `facts`, `change`, `outcome` < `resource`, `journal`, `audit` <
 //! `playbook`, `engine`, `access` < `resources`, `proof` < `target`, `report` < `cli`.
 
+pub mod access;
 pub mod audit;
 pub mod change;
 pub mod cli;

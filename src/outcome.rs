@@ -182,6 +182,28 @@ pub enum Event {
         /// The note.
         note: Note,
     },
+    /// A whole text that a verb prints: a schema, a manual page, an explanation.
+    Text {
+        /// What it is.
+        name: String,
+        /// The text.
+        text: String,
+    },
+    /// One run of this host's history.
+    Run {
+        /// Run id.
+        run: String,
+        /// When it began, RFC 3339.
+        began: String,
+        /// The playbook as the user named it.
+        playbook: String,
+        /// How many changes its plan has.
+        changes: usize,
+        /// How it ended; `None` while it is not closed.
+        exit: Option<Exit>,
+        /// One line.
+        verdict: String,
+    },
     /// Something failed.
     Failed {
         /// The failure.

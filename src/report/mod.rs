@@ -1,1 +1,81 @@
-//! Renderings of plans, events and reports. Pure text.
+//! Renderings of events: for people, and as JSON lines. Pure text; opens nothing and prints nothing.
+
+pub mod escape;
+pub mod json;
+pub mod plan;
+mod run;
+pub mod style;
+
+use crate::outcome::{Event, Exit};
+
+use plan::Detail;
+use style::Style;
+
+/// Which stream a text belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// Results: standard output.
+    Result,
+    /// Progress and errors: standard error.
+    Progress,
+}
+
+/// Turns events into text.
+#[derive(Debug, Clone)]
+pub enum Report {
+    /// For people.
+    Human {
+        /// Colour or not.
+        style: Style,
+        /// How much of a plan is shown.
+        detail: Detail,
+        /// True while the last result is a plan, whose first line was the verdict.
+        plan_was_last: bool,
+    },
+    /// One JSON object a line.
+    Json,
+}
+
+impl Report {
+    /// A report for people.
+    pub const fn human(style: Style, detail: Detail) -> Self {
+        Self::Human { style, detail, plan_was_last: false }
+    }
+
+    /// Text and stream of one event; the text may be empty.
+    pub fn event(&mut self, event: &Event) -> (Channel, String) {
+        match self {
+            Self::Json => (Channel::Result, json::line(event)),
+            Self::Human { style, detail, plan_was_last } => {
+                let after_plan = std::mem::replace(plan_was_last, matches!(event, Event::Planned { .. }));
+                match event {
+                    Event::Planned { plan } => (Channel::Result, plan::plan(plan, *detail, *style)),
+                    Event::Finished { exit: Exit::AsAsked | Exit::Differs, next, .. } if after_plan => {
+                        let next = escape::line(next);
+                        (Channel::Result, if next.is_empty() { String::new() } else { format!("\nnext: {next}\n") })
+                    }
+                    other => (channel(other), run::event(other, *style)),
+                }
+            }
+        }
+    }
+}
+
+const fn channel(event: &Event) -> Channel {
+    match event {
+        Event::Started { .. }
+        | Event::Stage { .. }
+        | Event::Gate { .. }
+        | Event::Changed { .. }
+        | Event::RollingBack { .. }
+        | Event::Undone { .. }
+        | Event::Failed { .. } => Channel::Progress,
+        Event::Planned { .. }
+        | Event::Proof { .. }
+        | Event::Decided { .. }
+        | Event::Text { .. }
+        | Event::Run { .. }
+        | Event::Note { .. }
+        | Event::Finished { .. } => Channel::Result,
+    }
+}

@@ -1,0 +1,239 @@
+//! Who can get in, before and after a plan: which administrators are promised, what root and passwords may do, and who
+//! could still log in at the provider's console. Reads the host, changes nothing, and when in doubt refuses.
+
+use std::collections::BTreeMap;
+
+use crate::change::{Change, Level, Note, Promise, Risk, Stage, Step};
+use crate::error::{Failure, Result};
+use crate::facts::{Facts, SSHD};
+use crate::formats::accounts::Records;
+use crate::host::{AccountEdit, Actor, Command, Database, Probe};
+use crate::resource::AccessCheck;
+use crate::types::{AbsPath, UserName};
+
+/// What notes of this check are about; the report gives them a heading of their own.
+pub const ABOUT: &str = "access";
+
+/// The rule of a playbook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaysIn {
+    /// Proven administrators that must remain.
+    pub at_least: usize,
+    /// Accounts that the playbook calls administrators, promised or not yet judged.
+    pub declared: Vec<String>,
+}
+
+/// What sshd does now, as far as it can be told without knowing the client.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Door {
+    ports: Vec<String>,
+    root: String,
+    passwords: bool,
+}
+
+impl AccessCheck for WaysIn {
+    fn check(&self, promises: &[Promise], changes: &[Change], facts: &Facts, probe: &dyn Probe) -> Result<Vec<Note>> {
+        let admins = admins(promises);
+        let closes = changes.iter().any(|change| change.stage == Stage::Subtractive && change.risk == Risk::Access);
+        let waits = changes.iter().any(|change| change.stage == Stage::Packages);
+        let mut notes = Vec::new();
+        if closes && admins.len() < self.at_least {
+            if !waits || self.declared.len() < self.at_least {
+                return Err(self.too_few(admins.len()));
+            }
+            // The engine asks again once the packages are there, and proves the way in before it closes another.
+            notes.push(Note::info(ABOUT, "ways in are judged again once the packages are installed"));
+        }
+        let touched = changes.iter().any(|change| change.risk == Risk::Access);
+        if touched {
+            let before = door(facts, probe);
+            notes.push(Note::info(ABOUT, format!("before  {}", before_text(before.as_ref(), probe))));
+            notes.push(Note::info(ABOUT, format!("after   {}", after_text(promises, before.as_ref()))));
+            notes.extend(console(changes, probe)?);
+        }
+        Ok(notes)
+    }
+}
+
+impl WaysIn {
+    fn too_few(&self, found: usize) -> Failure {
+        let missing = format!("the plan closes ways in and leaves {found} of {} administrators", self.at_least);
+        Failure::refused(ABOUT, missing)
+            .why("nobody in this playbook is sure to get in afterwards")
+            .hint("give a user 'admin: true', an authorized key and sudo; see: keyward explain user")
+    }
+}
+
+fn admins(promises: &[Promise]) -> Vec<(&UserName, bool)> {
+    let mut found: Vec<(&UserName, bool)> = promises
+        .iter()
+        .filter_map(|promise| match promise {
+            Promise::Admin { user, nopasswd } => Some((user, *nopasswd)),
+            _ => None,
+        })
+        .collect();
+    found.sort();
+    found.dedup_by_key(|(user, _)| *user);
+    found
+}
+
+/// Asks sshd itself (`-T`, sshd(8)); `None` when it is missing or does not say. Match blocks are the sshd resource's
+/// business: its gates ask per account.
+fn door(facts: &Facts, probe: &dyn Probe) -> Option<Door> {
+    facts.sshd?;
+    let output = probe.ask(&Command::new([SSHD, "-T"])).ok().filter(crate::host::Output::ok)?;
+    let mut door = Door::default();
+    for line in output.stdout.lines() {
+        match line.split_once(' ') {
+            Some(("port", port)) => door.ports.push(port.to_owned()),
+            Some(("permitrootlogin", value)) => value.clone_into(&mut door.root),
+            Some(("passwordauthentication" | "kbdinteractiveauthentication", "yes")) => door.passwords = true,
+            _ => {}
+        }
+    }
+    Some(door)
+}
+
+fn before_text(door: Option<&Door>, probe: &dyn Probe) -> String {
+    let Some(door) = door else { return "sshd does not answer; only the console".to_owned() };
+    let by = if door.passwords { "key or password" } else { "key" };
+    let keys = root_keys(probe);
+    let root = match (door.root.as_str(), keys) {
+        ("no", _) => "root refused".to_owned(),
+        ("yes", keys) => format!("root by {by} ({keys})"),
+        (_, keys) => format!("root by key ({keys})"),
+    };
+    format!("port {}: {root}; other accounts by {by}", door.ports.join(", "))
+}
+
+fn root_keys(probe: &dyn Probe) -> String {
+    let read = probe.read(&AbsPath::fixed("/root/.ssh/authorized_keys"), &Actor::Root);
+    let count = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes);
+        text.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')).count()
+    };
+    match read {
+        Err(_) => "keys unknown".to_owned(),
+        Ok(None) => "no key".to_owned(),
+        Ok(Some(bytes)) => match count(&bytes) {
+            0 => "no key".to_owned(),
+            1 => "1 key".to_owned(),
+            more => format!("{more} keys"),
+        },
+    }
+}
+
+fn after_text(promises: &[Promise], before: Option<&Door>) -> String {
+    let ports: Vec<String> = promises
+        .iter()
+        .filter_map(|promise| match promise {
+            Promise::SshPort { port } => Some(port.to_string()),
+            _ => None,
+        })
+        .collect();
+    let ports = if ports.is_empty() { before.map_or_else(Vec::new, |door| door.ports.clone()) } else { ports };
+    let mut parts: Vec<String> = admins(promises)
+        .iter()
+        .map(|(user, nopasswd)| {
+            let sudo = if *nopasswd { "sudo without password" } else { "sudo with password" };
+            format!("{} by key, {sudo}", user.as_str())
+        })
+        .collect();
+    let refused = promises.iter().find_map(|promise| match promise {
+        Promise::RootRefused { entirely: true } => Some("root refused"),
+        Promise::RootRefused { entirely: false } => Some("root by key only"),
+        _ => None,
+    });
+    parts.extend(refused.map(str::to_owned));
+    if promises.contains(&Promise::PasswordsRefused) {
+        parts.push("passwords refused".to_owned());
+    }
+    if parts.is_empty() {
+        parts.push("as before".to_owned());
+    }
+    let port = if ports.is_empty() { String::new() } else { format!("port {}: ", ports.join(", ")) };
+    format!("{port}{}", parts.join("; "))
+}
+
+/// Accounts with a password that crypt(5) can match, now and after the plan: the only ones a console lets in.
+fn console(changes: &[Change], probe: &dyn Probe) -> Result<Option<Note>> {
+    let Some(bytes) = probe.read(&Database::Shadow.path(), &Actor::Root)? else { return Ok(None) };
+    let mut hashes: BTreeMap<String, String> = BTreeMap::new();
+    for entry in Records::parse(&bytes).shadow() {
+        hashes.insert(entry.name.clone(), entry.hash.reveal().clone());
+    }
+    let before = usable(&hashes);
+    for edit in changes.iter().flat_map(|change| &change.steps).filter_map(edits).flatten() {
+        match edit {
+            AccountEdit::Add { db: Database::Shadow, line } => {
+                let mut fields = line.split(':');
+                let (name, hash) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+                hashes.insert(name.to_owned(), hash.to_owned());
+            }
+            AccountEdit::Remove { db: Database::Shadow, key } => {
+                hashes.remove(key);
+            }
+            AccountEdit::Field { db: Database::Shadow, key, index: 1, value } => {
+                hashes.insert(key.clone(), value.clone());
+            }
+            _ => {}
+        }
+    }
+    let after = usable(&hashes);
+    let text = match (before.is_empty(), after.is_empty()) {
+        (_, false) => return Ok(Some(Note::info(ABOUT, format!("console {} by password", after.join(", "))))),
+        (true, true) => "console nobody, as before: no account has a password; only SSH lets in",
+        (false, true) => "console nobody any more: no account keeps a password; only SSH lets in",
+    };
+    Ok(Some(Note { level: Level::Warning, about: ABOUT.to_owned(), text: text.to_owned() }))
+}
+
+fn edits(step: &Step) -> Option<&[AccountEdit]> {
+    match step {
+        Step::Account { edits } => Some(edits),
+        _ => None,
+    }
+}
+
+/// Names whose hash some password matches: not empty (PAM refuses those by default), not `*`, not `!...`.
+fn usable(hashes: &BTreeMap<String, String>) -> Vec<String> {
+    hashes.iter().filter(|(_, hash)| hash.starts_with('$')).map(|(name, _)| name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Port, Word as _};
+
+    fn admin(name: &str) -> Promise {
+        Promise::Admin { user: UserName::parse(name).unwrap(), nopasswd: true }
+    }
+
+    #[test]
+    fn two_promises_of_one_account_are_one_way_in() {
+        assert_eq!(admins(&[admin("a"), admin("a"), Promise::PasswordsRefused, admin("b")]).len(), 2);
+    }
+
+    #[test]
+    fn after_says_who_and_where() {
+        let promises = [
+            admin("deploy"),
+            Promise::SshPort { port: Port::new(2222).unwrap() },
+            Promise::RootRefused { entirely: true },
+            Promise::PasswordsRefused,
+        ];
+        let text = after_text(&promises, None);
+        assert_eq!(text, "port 2222: deploy by key, sudo without password; root refused; passwords refused");
+        let before = Door { ports: vec!["22".into()], root: "yes".into(), passwords: true };
+        assert_eq!(after_text(&[], Some(&before)), "port 22: as before");
+    }
+
+    #[test]
+    fn only_a_matchable_hash_opens_the_console() {
+        let entry = |hash: &str| BTreeMap::from([("root".to_owned(), hash.to_owned())]);
+        for closed in ["", "*", "!", "!$6$x", "!*"] {
+            assert!(usable(&entry(closed)).is_empty(), "{closed:?}");
+        }
+        assert_eq!(usable(&entry("$y$j9T$x$y")), ["root"]);
+    }
+}

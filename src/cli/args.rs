@@ -1,0 +1,337 @@
+//! The command line as data: what was typed, nothing resolved. Help, manual and completions are made from it.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+
+use crate::outcome::Exit;
+
+/// Everything that was typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "keyward",
+    version,
+    about = "Provision accounts and harden servers from YAML playbooks, without locking yourself out",
+    long_about = "Provision accounts and harden Debian and Ubuntu servers from YAML playbooks, without locking yourself \
+                  out. Start with: keyward init, then keyward rehearse PLAYBOOK, which tries the playbook on a \
+                  throw-away copy of this very machine.",
+    disable_help_subcommand = true,
+    max_term_width = 80
+)]
+pub struct Cli {
+    /// Options of every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Text for people, or one JSON event a line
+    #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+    /// Which host: local, sandbox (a throw-away copy of it), or rootfs:DIR
+    #[arg(long, global = true, value_name = "TARGET", value_parser = target, conflicts_with = "root")]
+    pub target: Option<TargetArg>,
+    /// Short for --target rootfs:DIR; for rehearse, the tree to copy
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Colour: auto is on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_enum, default_value_t = Colour::Auto, value_name = "WHEN")]
+    pub color: Colour,
+}
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Human,
+    /// One event a line.
+    Json,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Colour {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Which host is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetArg {
+    /// This machine.
+    Local,
+    /// A throw-away copy of it.
+    Sandbox,
+    /// A tree.
+    Rootfs(PathBuf),
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Show what an apply would change; changes nothing
+    Plan(PlanArgs),
+    /// Bring the host into the playbook's state; shows the plan and asks first
+    Apply(ApplyArgs),
+    /// Apply on a throw-away copy of this machine, with proof by real logins
+    Rehearse(RehearseArgs),
+    /// Undo a run, byte for byte
+    Rollback(RollbackArgs),
+    /// List the runs on this host
+    History,
+    /// Show one run: plan, steps, proof and result
+    Show(ShowArgs),
+    /// Print the audit log, or check that nobody edited it
+    Log(LogArgs),
+    /// Check a playbook; needs no root and no host
+    Lint(PlaybookArg),
+    /// Print the JSON Schema of playbooks, for editors
+    Schema,
+    /// Explain the resources, or one of them with all its fields
+    Explain(ExplainArgs),
+    /// Write a commented first playbook; never overwrites
+    Init(InitArgs),
+    /// Remove keyward's own state from this host; the audit log stays
+    Uninstall(UninstallArgs),
+    /// Print a completion script
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write all of them
+    Man(ManArgs),
+}
+
+/// A playbook.
+#[derive(Debug, Args)]
+pub struct PlaybookArg {
+    /// The playbook
+    pub playbook: PathBuf,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The playbook
+    pub playbook: PathBuf,
+    /// Show whole diffs, however long
+    #[arg(long)]
+    pub diff: bool,
+}
+
+/// Arguments of `apply`.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The playbook
+    pub playbook: PathBuf,
+    /// Show whole diffs, however long
+    #[arg(long)]
+    pub diff: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Log in for real even when nothing has to change
+    #[arg(long)]
+    pub prove: bool,
+    /// Wait up to this many seconds for the package manager and cloud-init
+    #[arg(long, value_name = "SECS", default_value_t = 0)]
+    pub wait: u64,
+    /// For hosts made for tests: apply changes of ways in although no guard stands by
+    #[arg(long, hide = true)]
+    pub i_accept_that_this_host_may_lock_me_out: bool,
+}
+
+/// Arguments of `rehearse`.
+#[derive(Debug, Args)]
+pub struct RehearseArgs {
+    /// The playbook
+    pub playbook: PathBuf,
+    /// Show whole diffs, however long
+    #[arg(long)]
+    pub diff: bool,
+}
+
+/// Arguments of `rollback`.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// The run; the last one when left out
+    pub run: Option<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Restore also what others changed since
+    #[arg(long)]
+    pub force: bool,
+    /// For hosts made for tests: undo changes of ways in although no guard stands by
+    #[arg(long, hide = true)]
+    pub i_accept_that_this_host_may_lock_me_out: bool,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The run, as history names it
+    pub run: String,
+    /// Show whole diffs, however long
+    #[arg(long)]
+    pub diff: bool,
+}
+
+/// Arguments of `log`.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// What to do with the log; print it when left out
+    #[command(subcommand)]
+    pub verb: Option<LogVerb>,
+}
+
+/// What to do with the audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum LogVerb {
+    /// Check every record, the links between them, and the head
+    Verify,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// A resource, such as sshd
+    pub resource: Option<String>,
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The administrator to create
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// A public key file; found beside your private keys when left out
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// The SSH port to move to; the present one when left out
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Where to write
+    #[arg(long, short, value_name = "FILE", default_value = "playbook.yml")]
+    pub output: PathBuf,
+    /// Take the defaults and do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// Arguments of `uninstall`.
+#[derive(Debug, Args)]
+pub struct UninstallArgs {
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write keyward.1 and one page a verb into this directory
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+impl Global {
+    /// The target, `--root` resolved.
+    pub fn target(&self) -> TargetArg {
+        match (&self.root, &self.target) {
+            (Some(dir), _) => TargetArg::Rootfs(dir.clone()),
+            (None, Some(target)) => target.clone(),
+            (None, None) => TargetArg::Local,
+        }
+    }
+}
+
+fn target(text: &str) -> Result<TargetArg, String> {
+    match (text, text.split_once(':')) {
+        ("local", _) => Ok(TargetArg::Local),
+        ("sandbox", _) => Ok(TargetArg::Sandbox),
+        (_, Some(("rootfs", dir))) if !dir.is_empty() => Ok(TargetArg::Rootfs(PathBuf::from(dir))),
+        _ => Err("write local, sandbox or rootfs:DIR".to_owned()),
+    }
+}
+
+/// The exit codes as they stand in help and manual.
+pub fn exit_table() -> String {
+    let mut out = String::from("Exit codes:\n");
+    for (exit, meaning) in Exit::TABLE {
+        out.push_str(&format!("  {}  {meaning}\n", exit.code()));
+    }
+    out
+}
+
+/// The command as clap knows it.
+pub fn command() -> clap::Command {
+    Cli::command().after_help(exit_table())
+}
+
+/// Parses a command line.
+///
+/// # Errors
+/// clap's own, help and version among them.
+pub fn parse<I: IntoIterator<Item = std::ffi::OsString>>(words: I) -> Result<Cli, clap::Error> {
+    Cli::from_arg_matches(&command().try_get_matches_from(words)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<std::ffi::OsString> {
+        line.split(' ').map(Into::into).collect()
+    }
+
+    #[test]
+    fn clap_finds_no_fault_in_the_definitions() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn targets() {
+        let cli = |line| parse(words(line)).map(|cli| cli.global.target());
+        assert_eq!(cli("keyward plan x").unwrap(), TargetArg::Local);
+        assert_eq!(cli("keyward plan x --target sandbox").unwrap(), TargetArg::Sandbox);
+        assert_eq!(cli("keyward --root /t plan x").unwrap(), TargetArg::Rootfs("/t".into()));
+        assert_eq!(cli("keyward plan x --target rootfs:/t").unwrap(), TargetArg::Rootfs("/t".into()));
+        for bad in [
+            "keyward plan x --target rootfs:",
+            "keyward plan x --target host",
+            "keyward plan x --root a --target local",
+        ] {
+            assert!(cli(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_dangerous_flag_is_hidden_and_loudly_named() {
+        let flag = "--i-accept-that-this-host-may-lock-me-out";
+        assert!(parse(words(&format!("keyward apply x {flag}"))).is_ok());
+        let mut apply = command().find_subcommand("apply").unwrap().clone();
+        assert!(!apply.render_long_help().to_string().contains("lock-me-out"));
+    }
+
+    #[test]
+    fn help_prints_the_one_exit_table() {
+        let help = command().render_long_help().to_string();
+        for (exit, meaning) in Exit::TABLE {
+            assert!(help.contains(&format!("  {}  {meaning}", exit.code())), "{meaning}");
+        }
+    }
+}

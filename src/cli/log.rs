@@ -1,0 +1,42 @@
+//! `keyward log`: the audit log of this host, and whether its chain is whole.
+
+use crate::audit::{self, Chain};
+use crate::error::{Failure, Result};
+use crate::outcome::{Event, Exit, Sink};
+
+use super::args::{LogArgs, LogVerb};
+use super::{Ending, state};
+
+/// Prints or checks the log.
+pub fn run(args: &LogArgs, sink: &mut dyn Sink) -> Result<Ending> {
+    state::need_root("to read the audit log")?;
+    let log = std::path::Path::new(state::AUDIT);
+    if !log.exists() {
+        return Ok(Ending::new(Exit::AsAsked, format!("{} does not exist: nothing was done yet", log.display()), ""));
+    }
+    let ledger = state::ledger()?;
+    match args.verb {
+        None => {
+            for entry in audit::entries(&ledger)? {
+                let run = if entry.run.is_empty() { String::new() } else { format!(" {}", entry.run) };
+                let text = format!("{}{run} {}: {}", entry.at, entry.what, entry.text);
+                sink.event(Event::Text { name: "audit".to_owned(), text });
+            }
+            Ok(Ending::new(Exit::AsAsked, "", "keyward log verify"))
+        }
+        Some(LogVerb::Verify) => match audit::verify(&ledger)? {
+            Chain::Whole(records) => {
+                Ok(Ending::new(Exit::AsAsked, format!("the chain of {records} records is whole"), ""))
+            }
+            Chain::NoHead(records) => Err(Failure::unknown(
+                state::AUDIT,
+                format!("{records} records fit together, but the head kept apart is missing: a cut end would not show"),
+            )),
+            Chain::Broken(line, why) => {
+                Err(Failure::unknown(format!("{}:{line}", state::AUDIT), "the chain is broken")
+                    .why(why)
+                    .hint(format!("compare with a copy kept elsewhere, then: mv {0} {0}.broken", state::AUDIT)))
+            }
+        },
+    }
+}

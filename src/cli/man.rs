@@ -1,0 +1,47 @@
+//! `keyward man`: manual pages made from the command's definition, with the one exit table.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
+
+use crate::error::{Failure, Result};
+use crate::outcome::{Exit, Sink};
+
+use super::args::{Format, ManArgs, command};
+use super::{Ending, print_file};
+
+/// Prints `keyward.1`, or writes it and a page for each verb into a directory.
+pub fn run(args: &ManArgs, format: Format, sink: &mut dyn Sink) -> Result<Ending> {
+    let Some(dir) = &args.dir else {
+        print_file("keyward.1", &page(command())?, format, sink);
+        return Ok(Ending::new(Exit::AsAsked, "", ""));
+    };
+    let mut main = command();
+    main.build();
+    write(dir, "keyward.1", &page(main.clone())?)?;
+    let mut pages = 1;
+    for verb in main.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        write(dir, &format!("keyward-{}.1", verb.get_name()), &page(verb.clone())?)?;
+        pages += 1;
+    }
+    let place = dir.display();
+    Ok(Ending::new(Exit::AsAsked, format!("{pages} pages are in {place}"), format!("man {place}/keyward.1")))
+}
+
+fn page(command: clap::Command) -> Result<String> {
+    let mut bytes = Vec::new();
+    let rendered = clap_mangen::Man::new(command).render(&mut bytes);
+    rendered.map_err(|error| Failure::failed("manual page", "cannot be rendered").why(error))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Replaces older pages of keyward; a link in the place of one is not followed.
+fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
+    let path = dir.join(name);
+    let failed = |error| Failure::input(path.display().to_string(), "cannot be written").why(error);
+    if path.symlink_metadata().is_ok() {
+        std::fs::remove_file(&path).map_err(failed)?;
+    }
+    let made = OpenOptions::new().write(true).create_new(true).open(&path);
+    made.and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)
+}

@@ -1,0 +1,81 @@
+//! Where keyward keeps its own state on a host: journals, lock and audit log, and who may look at them.
+
+use crate::error::{Failure, Result};
+use crate::host::ledger::FileLedger;
+use crate::host::shelf::DirShelf;
+use crate::types::AbsPath;
+
+use super::args::{Global, TargetArg};
+
+/// Journals and the head of the audit log; 0700.
+pub const STATE: &str = "/var/lib/keyward";
+/// The lock; 0700, gone with a reboot.
+pub const RUN: &str = "/run/keyward";
+/// The audit log; 0600, the one thing `uninstall` leaves.
+pub const AUDIT: &str = "/var/log/keyward/audit.jsonl";
+
+const LOCK: &str = "/run/keyward/lock";
+const AUDIT_HEAD: &str = "/var/lib/keyward/audit.head";
+
+/// The journals when there are any; makes nothing.
+///
+/// # Errors
+/// As [`DirShelf::open_existing`].
+pub fn shelf_if_any() -> Result<Option<DirShelf>> {
+    DirShelf::open_existing(&AbsPath::fixed(STATE), &AbsPath::fixed(LOCK))
+}
+
+/// Opens the audit log.
+///
+/// # Errors
+/// As [`FileLedger::open`].
+pub fn ledger() -> Result<FileLedger> {
+    FileLedger::open(&AbsPath::fixed(AUDIT), &AbsPath::fixed(AUDIT_HEAD))
+}
+
+/// Root is needed for the host itself.
+///
+/// # Errors
+/// Refused, with the command that works.
+pub fn need_root(why: &str) -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let words: Vec<String> = std::env::args().skip(1).map(|word| quoted(&word)).collect();
+    Err(Failure::refused("keyward", format!("must be root {why}")).hint(format!("sudo keyward {}", words.join(" "))))
+}
+
+/// A word as a POSIX shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_' | '=' | ':' | ',' | '+' | '@');
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+/// Verbs about this machine's own records take no other target.
+///
+/// # Errors
+/// Input when another target was given.
+pub fn only_local(global: &Global, verb: &str) -> Result<()> {
+    match global.target() {
+        TargetArg::Local => Ok(()),
+        _ => Err(Failure::input("--target", format!("{verb} looks at this machine's own records only"))
+            .hint(format!("keyward {verb}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn commands_in_hints_can_be_copied() {
+        assert_eq!(quoted("playbooks/first-login.yml"), "playbooks/first-login.yml");
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+}

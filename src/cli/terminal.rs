@@ -1,0 +1,85 @@
+//! The terminal, or what stands in its place: streams that may close at any time, colour, and the one question.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use crate::outcome::{Event, Sink};
+use crate::report::style::Style;
+use crate::report::{Channel, Report};
+
+use super::args::{Colour, Format, Global};
+
+/// Writes events as they come. A closed or full stream never stops a run: what cannot be written is dropped.
+pub struct Terminal {
+    report: Report,
+    /// What the last `Finished` said.
+    code: Option<u8>,
+}
+
+impl Terminal {
+    /// For these options; `whole_diffs` unfolds every diff.
+    pub fn new(global: &Global, whole_diffs: bool) -> Self {
+        let detail = if whole_diffs { crate::report::plan::Detail::Full } else { crate::report::plan::Detail::Fitting };
+        let report = match global.format {
+            Format::Json => Report::Json,
+            Format::Human => Report::human(style(global.color), detail),
+        };
+        Self { report, code: None }
+    }
+
+    /// Exit code of the finished run, if it finished.
+    pub const fn code(&self) -> Option<u8> {
+        self.code
+    }
+}
+
+impl Sink for Terminal {
+    fn event(&mut self, event: Event) {
+        if let Event::Finished { code, .. } = &event {
+            self.code = Some(*code);
+        }
+        let (channel, text) = self.report.event(&event);
+        match channel {
+            Channel::Result => result(&text),
+            Channel::Progress => progress(&text),
+        }
+    }
+}
+
+/// Colour is for terminals (both streams, since a report uses both), and NO_COLOR, set to anything, turns it off.
+fn style(colour: Colour) -> Style {
+    let wanted = match colour {
+        Colour::Always => true,
+        Colour::Never => false,
+        Colour::Auto => {
+            let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+            let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+            std::io::stdout().is_terminal() && std::io::stderr().is_terminal() && !set("NO_COLOR") && !dumb
+        }
+    };
+    if wanted { Style::Colour } else { Style::Plain }
+}
+
+/// Writes to standard output; EPIPE and all other errors are swallowed on purpose.
+pub fn result(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes to standard error; errors are swallowed on purpose.
+pub fn progress(text: &str) {
+    let mut out = std::io::stderr().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// True when a question can be asked and its answer be read by a person.
+pub fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Asks on standard error and reads one line; empty at the end of input.
+pub fn ask(question: &str) -> String {
+    progress(question);
+    let mut line = String::new();
+    let _ = std::io::stdin().read_line(&mut line);
+    line.trim().to_owned()
+}

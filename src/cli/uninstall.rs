@@ -1,0 +1,82 @@
+//! `keyward uninstall`: removes keyward's own state from this host. What it hardened stays, and so does the audit log.
+
+use std::path::Path;
+
+use crate::audit;
+use crate::error::{Failure, Result};
+use crate::host::shelf::Shelf as _;
+use crate::journal::{self, Record, Undo};
+use crate::outcome::{Event, Exit, Sink};
+
+use super::args::UninstallArgs;
+use super::{Ending, state, terminal};
+
+/// Removes the state, after a question.
+pub fn run(args: &UninstallArgs, sink: &mut dyn Sink) -> Result<Ending> {
+    state::need_root("to remove keyward's state")?;
+    let Some(shelf) = state::shelf_if_any()? else {
+        remove(state::RUN)?;
+        return Ok(Ending::new(Exit::AsAsked, "nothing to remove: keyward keeps no state on this host", ""));
+    };
+    let held = shelf.lock()?;
+    let stays = files_that_stay(&shelf)?;
+    if !stays.is_empty() {
+        let text = format!(
+            "These files were written by keyward and stay as they are; once its state is gone, no run can be rolled \
+             back any more:\n  {}",
+            stays.join("\n  ")
+        );
+        sink.event(Event::Text { name: "files that stay".to_owned(), text });
+    }
+    if !args.yes {
+        if !terminal::can_ask() {
+            return Err(Failure::refused("uninstall", "needs a yes and there is no terminal to ask on")
+                .hint("keyward uninstall --yes"));
+        }
+        if terminal::ask(&format!("Remove {} and {}? Type yes: ", state::STATE, state::RUN)) != "yes" {
+            return Err(Failure::refused("uninstall", "declined, nothing changed"));
+        }
+    }
+    audit::record(&state::ledger()?, "", "uninstalled", "keyward's state was removed")?;
+    remove(state::STATE)?;
+    remove(state::RUN)?;
+    drop(held);
+    Ok(Ending::new(Exit::AsAsked, format!("keyward's state is gone; only {} is left", state::AUDIT), ""))
+}
+
+/// Paths that runs in force have written, each once.
+///
+/// # Errors
+/// Refused while a run is pending, or when a journal cannot be read.
+fn files_that_stay(shelf: &crate::host::shelf::DirShelf) -> Result<Vec<String>> {
+    let mut paths = std::collections::BTreeSet::new();
+    for run in shelf.runs()? {
+        let records = journal::read(shelf, &run)?;
+        if !records.iter().any(|record| matches!(record, Record::Closed { .. })) {
+            return Err(Failure::refused(format!("run {run}"), "was cut off and never ended")
+                .why("its journal is needed to undo it")
+                .hint(format!("keyward rollback {run}")));
+        }
+        let undone = |key: &str| {
+            records.iter().any(|record| matches!(record, Record::Undone { key: other, failures } if other == key && failures.is_empty()))
+        };
+        for record in &records {
+            if let Record::Intent { key, undo: Undo::Restore { path, left: Some(_), .. }, .. } = record
+                && !undone(key)
+            {
+                paths.insert(path.to_string());
+            }
+        }
+    }
+    Ok(paths.into_iter().filter(|path| Path::new(path).symlink_metadata().is_ok()).collect())
+}
+
+/// Removes a directory of keyward's own; `remove_dir_all` follows no link.
+fn remove(path: &str) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::failed(path, "cannot be removed").why(error))
+        }
+        _ => Ok(()),
+    }
+}
