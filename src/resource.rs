@@ -264,6 +264,64 @@ pub trait AccessCheck {
     fn check(&self, promises: &[Promise], changes: &[Change], facts: &Facts, probe: &dyn Probe) -> Result<Vec<Note>>;
 }
 
+/// Keeps the way back open while a run is on; handed to the engine by the caller.
+pub trait Guard {
+    /// Arms the rollback and proves that it is armed. Called after packages, before the first other change.
+    ///
+    /// # Errors
+    /// When it cannot be armed: nothing is changed then.
+    fn arm(&mut self, run: &str) -> Result<()>;
+
+    /// Gives the one decision, which may take until the deadline: old doors may close. Gives back why.
+    ///
+    /// # Errors
+    /// When the deadline passes, or somebody cancels: the run is then rolled back.
+    fn decide(&mut self, run: &str, evidence: &[Evidence]) -> Result<String>;
+
+    /// Settles that the run holds; first writer wins against the deadline.
+    ///
+    /// # Errors
+    /// When the deadline or a cancel won: the run is then rolled back.
+    fn commit(&mut self, run: &str) -> Result<()>;
+
+    /// Tells that this process undoes the run itself. False: somebody else does already, keep out.
+    fn roll_back(&mut self, run: &str) -> bool;
+
+    /// Takes away what arming put down, once the run is closed.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    fn disarm(&mut self, run: &str) -> Result<()>;
+}
+
+/// For a throw-away copy, where the proof decides and nothing can be lost.
+#[derive(Debug, Default)]
+pub struct Unguarded;
+
+impl Guard for Unguarded {
+    fn arm(&mut self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn decide(&mut self, _: &str, evidence: &[Evidence]) -> Result<String> {
+        let reach = evidence.iter().map(|piece| piece.reach).max();
+        let reach = reach.map_or_else(String::new, |reach| format!(", proven at {reach:?}"));
+        Ok(format!("every planned way in is open{reach}"))
+    }
+
+    fn commit(&mut self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn roll_back(&mut self, _: &str) -> bool {
+        true
+    }
+
+    fn disarm(&mut self, _: &str) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// Reads files that a playbook names (key files, parents); handed to the playbook by the caller.
 pub trait Loader {
     /// The text of `name`, relative to the playbook's directory and confined to it; `builtin:NAME` for built-ins.

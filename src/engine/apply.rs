@@ -13,7 +13,7 @@ use crate::host::ledger::Ledger;
 use crate::host::shelf::Shelf;
 use crate::journal::{self, Journal, Record};
 use crate::outcome::{Event, Evidence, Exit, Moment, Proven, Sink};
-use crate::resource::{AccessCheck, Prover, Task};
+use crate::resource::{AccessCheck, Guard, Prover, Task};
 
 use super::rollback::{self, Scope, count};
 use super::{About, Outcome, assess, gate, step};
@@ -38,6 +38,8 @@ pub struct Apply<'a> {
     pub access: &'a dyn AccessCheck,
     /// Shows that promises hold; without one the result is unverified.
     pub prover: Option<&'a mut dyn Prover>,
+    /// Keeps the way back open.
+    pub guard: &'a mut dyn Guard,
     /// Shown the plan that only becomes known once packages are installed; false declines.
     pub approve: &'a mut dyn FnMut(&Plan) -> bool,
 }
@@ -113,6 +115,11 @@ fn plan_again(request: &Apply<'_>, facts: &Facts) -> Result<Plan> {
         .map_err(|failures| failures.into_iter().next().unwrap_or_else(|| Failure::unknown("plan", "cannot be made")))
 }
 
+/// What opens or closes a way in is decided on evidence, and so is whatever closes anything.
+fn needs_decision(changes: &[Change]) -> bool {
+    changes.iter().any(|change| change.stage == Stage::Subtractive || change.risk == Risk::Access)
+}
+
 fn closes_access(changes: &[Change]) -> bool {
     changes.iter().any(|change| change.stage == Stage::Subtractive && change.risk == Risk::Access)
 }
@@ -171,10 +178,11 @@ impl Run<'_, '_> {
         if made > 0 {
             plan = self.plan_after_packages()?;
         }
+        self.request.guard.arm(self.journal.run())?;
         made += self.stage(&plan.changes, Stage::Additive)?;
-        if plan.changes.iter().any(|change| change.stage == Stage::Subtractive) {
-            self.prove(Moment::BeforeClosing, &plan.promises, closes_access(&plan.changes))?;
-            let because = "every planned way in is open".to_owned();
+        if needs_decision(&plan.changes) {
+            let evidence = self.prove(Moment::BeforeClosing, &plan.promises, closes_access(&plan.changes))?;
+            let because = self.request.guard.decide(self.journal.run(), &evidence)?;
             audit::record(self.request.audit, self.journal.run(), "decided", &because)?;
             self.journal.write(&Record::Decided { because: because.clone() })?;
             self.sink.event(Event::Decided { because });
@@ -182,6 +190,7 @@ impl Run<'_, '_> {
         }
         self.settled()?;
         self.prove(Moment::Final, &plan.promises, false)?;
+        self.request.guard.commit(self.journal.run())?;
         Ok(made)
     }
 
@@ -241,9 +250,9 @@ impl Run<'_, '_> {
         Err(Failure::failed(&left.key, "was applied and does not hold").why(why))
     }
 
-    fn prove(&mut self, moment: Moment, promises: &[Promise], closing: bool) -> Result<()> {
+    fn prove(&mut self, moment: Moment, promises: &[Promise], closing: bool) -> Result<Vec<Evidence>> {
         if promises.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let evidence = match self.request.prover.take() {
             None => Vec::new(),
@@ -257,7 +266,8 @@ impl Run<'_, '_> {
             self.journal.note(&Record::Evidence { evidence: piece.clone() })?;
             self.sink.event(Event::Proof { evidence: piece.clone() });
         }
-        self.judge(&evidence, closing)
+        self.judge(&evidence, closing)?;
+        Ok(evidence)
     }
 
     fn gather(&mut self, prover: &mut dyn Prover, moment: Moment, promises: &[Promise]) -> Result<Vec<Evidence>> {
@@ -292,7 +302,7 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    fn committed(self, changes: usize) -> Outcome {
+    fn committed(mut self, changes: usize) -> Outcome {
         let (exit, verdict) = if self.unverified {
             (Exit::Unverified, format!("applied {}, but not everything could be proven", count(changes, "change")))
         } else {
@@ -306,10 +316,23 @@ impl Run<'_, '_> {
         if let Err(failure) = audit::record(self.request.audit, &run, "committed", &verdict) {
             self.sink.event(Event::Failed { failure });
         }
+        self.disarm();
         Outcome { exit, verdict, next: format!("keyward show {run}"), run: Some(run) }
     }
 
-    fn rolled_back(self, failure: Failure) -> Outcome {
+    /// What the guard put down goes; what stays of it is told, and removed by the next run's guard.
+    fn disarm(&mut self) {
+        if let Err(failure) = self.request.guard.disarm(self.journal.run()) {
+            self.sink.event(Event::Failed { failure });
+        }
+    }
+
+    fn rolled_back(mut self, failure: Failure) -> Outcome {
+        if !self.request.guard.roll_back(self.journal.run()) {
+            let run = self.journal.run().to_owned();
+            let verdict = format!("run {run} is being rolled back by its guard: {}", failure.line());
+            return Outcome { exit: Exit::RolledBack, verdict, next: format!("keyward show {run}"), run: Some(run) };
+        }
         let (reason, kind) = (failure.line(), failure.kind);
         self.sink.event(Event::RollingBack { reason: failure });
         // Undo goes on whatever the journal's disk says.
@@ -324,6 +347,7 @@ impl Run<'_, '_> {
         let whole = if only_packages { Exit::from(kind) } else { Exit::RolledBack };
         let outcome = rollback::finish(&self.journal, &remains, &format!("rolled back: {reason}"), whole);
         let _ = audit::record(self.request.audit, self.journal.run(), "rolled_back", &outcome.verdict);
+        self.disarm();
         outcome
     }
 }

@@ -4,6 +4,7 @@
 mod apply;
 mod assess;
 mod gate;
+pub mod guard;
 mod rollback;
 mod step;
 
