@@ -41,6 +41,9 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|verb| verb == crate::proof::WORKER_ARG) {
         return crate::proof::worker::main();
     }
+    if std::env::args_os().nth(1).is_some_and(|word| word == crate::host::real::AS_USER_ARG) {
+        return crate::host::real::as_user_main();
+    }
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     if let Some(code) = crate::target::hidden(&arguments) {
         return code;

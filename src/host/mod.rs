@@ -2,9 +2,11 @@
 //! opens a file or starts a program by itself. `real` is the machine, `memory` its twin for law tests.
 
 pub mod bytes_text;
+mod edits;
 pub mod ledger;
 pub mod memory;
 pub mod real;
+mod rules;
 pub mod shelf;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,121 @@
+//! Listening TCP sockets from /proc/net (proc_net(5)), and who holds them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::error::{Failure, Result};
+use crate::host::Listener;
+
+/// State TCP_LISTEN in hexadecimal.
+const LISTEN: &str = "0A";
+
+/// All TCP sockets in state LISTEN of this thread's network namespace.
+///
+/// # Errors
+/// When /proc does not show them.
+pub fn listeners() -> Result<Vec<Listener>> {
+    let mut sockets = Vec::new();
+    for (file, must) in [("/proc/thread-self/net/tcp", true), ("/proc/thread-self/net/tcp6", false)] {
+        match std::fs::read_to_string(file) {
+            Ok(text) => sockets.extend(text.lines().skip(1).filter_map(parse)),
+            // A kernel without IPv6 has no second table.
+            Err(error) if !must && error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(Failure::unknown(file, "the listening sockets cannot be read")
+                    .why(error)
+                    .hint("mount -t proc proc /proc"));
+            }
+        }
+    }
+    let holders = holders(&sockets.iter().map(|socket| socket.inode).collect());
+    let mut listeners: Vec<Listener> = sockets
+        .into_iter()
+        .map(|Socket { address, port, inode }| {
+            let programs = holders.get(&inode).map(|names| names.iter().cloned().collect()).unwrap_or_default();
+            Listener { address, port, programs }
+        })
+        .collect();
+    listeners.sort();
+    Ok(listeners)
+}
+
+struct Socket {
+    address: IpAddr,
+    port: u16,
+    inode: u64,
+}
+
+/// A line `sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode ...`.
+fn parse(line: &str) -> Option<Socket> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    if fields.get(3) != Some(&LISTEN) {
+        return None;
+    }
+    let (address, port) = fields.get(1)?.split_once(':')?;
+    Some(Socket {
+        address: parse_address(address)?,
+        port: u16::from_str_radix(port, 16).ok()?,
+        inode: fields.get(9)?.parse().ok()?,
+    })
+}
+
+/// An address as the kernel prints it: words of 32 bits in its own byte order.
+fn parse_address(hex: &str) -> Option<IpAddr> {
+    let mut bytes = Vec::new();
+    for at in (0..hex.len()).step_by(8) {
+        let word = u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?;
+        bytes.extend_from_slice(&word.to_ne_bytes());
+    }
+    match bytes.len() {
+        4 => Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))),
+        16 => Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?))),
+        _ => None,
+    }
+}
+
+/// Names of the processes that hold these sockets. What vanishes or cannot be seen is left out.
+fn holders(inodes: &BTreeSet<u64>) -> BTreeMap<u64, BTreeSet<String>> {
+    let mut holders: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+    if inodes.is_empty() {
+        return holders;
+    }
+    let Ok(processes) = std::fs::read_dir("/proc") else { return holders };
+    for process in processes.flatten() {
+        if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            continue;
+        }
+        let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else { continue };
+        for descriptor in descriptors.flatten() {
+            let Ok(target) = std::fs::read_link(descriptor.path()) else { continue };
+            let inode = target
+                .to_str()
+                .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok())
+                .filter(|inode| inodes.contains(inode));
+            if let Some(inode) = inode
+                && let Ok(name) = std::fs::read_to_string(process.path().join("comm"))
+            {
+                holders.entry(inode).or_default().insert(name.trim_end().to_owned());
+            }
+        }
+    }
+    holders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_kernel() {
+        let line =
+            "   0: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4242 1 0 100 0";
+        let socket = parse(line).unwrap();
+        assert_eq!((socket.address.to_string().as_str(), socket.port, socket.inode), ("127.0.0.1", 22, 4242));
+        let six =
+            "   1: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 7 1";
+        let socket = parse(six).unwrap();
+        assert_eq!((socket.address.to_string().as_str(), socket.port), ("::1", 8080));
+        assert!(parse(&line.replace(" 0A ", " 01 ")).is_none());
+        assert!(parse("").is_none());
+    }
+}
