@@ -1,0 +1,106 @@
+//! Runs a test inside a throw-away root: this test program again, in its own mount and process namespaces, chrooted into
+//! an overlay of a lab tree whose upper layer is a tmpfs. Nothing of the machine itself can be reached from there but
+//! /proc and /dev.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support;
+
+/// Where the two programs lie inside the root.
+pub const PROGRAM: &str = "/opt/keyward";
+const INSIDE: &str = "KEYWARD_TEST_INSIDE";
+
+/// Runs `body` in a throw-away copy of bookworm; `name` is the test's path.
+#[track_caller]
+pub fn inside(name: &str, body: fn()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let tree = match support::tree("bookworm") {
+        Ok(tree) => tree,
+        Err(reason) => return support::skipped(name, &reason),
+    };
+    let here = std::env::current_exe().unwrap();
+    let output = enter(&tree, &here, name);
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("1 passed"), "the test did not run: {text}");
+    print!(
+        "{}",
+        text.lines().filter(|line| line.starts_with("SEEN ")).map(|line| format!("{line}\n")).collect::<String>()
+    );
+}
+
+fn enter(tree: &Path, test: &Path, name: &str) -> Output {
+    let script = r#"
+        set -e
+        mount -t tmpfs -o size=64m,mode=755 keyward-test /mnt
+        mkdir /mnt/upper /mnt/work /mnt/root
+        mount -t overlay -o lowerdir="$1",upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
+        mount -t proc proc /mnt/root/proc
+        mount --rbind /dev /mnt/root/dev
+        mount -t tmpfs -o mode=755 run /mnt/root/run
+        mount -t tmpfs -o mode=1777 tmp /mnt/root/tmp
+        mkdir -p /mnt/root/opt
+        for pair in "$2:/opt/test" "$3:/opt/keyward"; do
+            touch "/mnt/root${pair#*:}"
+            mount --bind "${pair%%:*}" "/mnt/root${pair#*:}"
+        done
+        exec chroot /mnt/root /opt/test --exact "$4" --nocapture --test-threads 1
+    "#;
+    Command::new("unshare")
+        .args(["-m", "-p", "-f", "-n", "--kill-child", "--propagation", "private", "sh", "-c", script, "sh"])
+        .args([tree, test, Path::new(support::KEYWARD)])
+        .arg(name)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(INSIDE, "1")
+        .output()
+        .unwrap()
+}
+
+/// Runs a shell script in the root and gives back its output.
+#[track_caller]
+pub fn sh(script: &str) -> String {
+    let output = Command::new("/bin/sh").args(["-ec", script]).output().unwrap();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// One line for each path below `root`: kind, mode, owner, links, attributes and content, but no times.
+pub fn digest(root: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    walk(Path::new(root), &mut lines);
+    lines
+}
+
+fn walk(path: &Path, lines: &mut Vec<String>) {
+    let meta = std::fs::symlink_metadata(path).unwrap();
+    let content = if meta.is_file() {
+        std::fs::read(path).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
+    } else if meta.is_symlink() {
+        std::fs::read_link(path).unwrap().display().to_string()
+    } else {
+        String::new()
+    };
+    let mut xattrs: Vec<String> = if meta.is_symlink() {
+        Vec::new()
+    } else {
+        xattr::list(path)
+            .map(|names| names.map(|name| format!("{name:?}={:?}", xattr::get(path, &name).unwrap())).collect())
+            .unwrap_or_default()
+    };
+    xattrs.sort();
+    let mode = meta.permissions().mode();
+    let links = if meta.is_dir() { 0 } else { meta.nlink() };
+    lines.push(format!("{} {mode:o} {}:{} {links} {xattrs:?} {content}", path.display(), meta.uid(), meta.gid()));
+    if meta.is_dir() {
+        let mut names: Vec<_> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+        names.sort();
+        for name in names {
+            walk(&name, lines);
+        }
+    }
+}
