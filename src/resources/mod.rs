@@ -1,9 +1,11 @@
 //! The registry: one file a resource, one line here.
 
+pub mod authorized_keys;
 pub mod root;
 pub mod user;
 
 use crate::resource::Kind;
 
 /// All resources, in the order in which their changes run within a stage.
-pub const REGISTRY: &[Kind] = &[Kind::of::<user::User>(), Kind::of::<root::Root>()];
+pub const REGISTRY: &[Kind] =
+    &[Kind::of::<user::User>(), Kind::of::<root::Root>(), Kind::of::<authorized_keys::AuthorizedKeys>()];
