@@ -2,4 +2,6 @@
 
 pub mod accounts;
 pub mod authorized_keys;
+pub mod sshd_config;
+pub mod sshd_effective;
 pub mod sudoers;
