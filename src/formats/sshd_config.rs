@@ -336,7 +336,9 @@ mod tests {
         let want = |keyword: &str, args: &[&str]| {
             Some((keyword.to_owned(), args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>()))
         };
-        for text in ["Port 22", "port=22", "PORT = 22", "  Port\t22\r\n", "Port \"22\" # x", "\"Port\" 22", "Port 22\0 23"] {
+        for text in
+            ["Port 22", "port=22", "PORT = 22", "  Port\t22\r\n", "Port \"22\" # x", "\"Port\" 22", "Port 22\0 23"]
+        {
             assert_eq!(one(text), want("port", &["22"]), "{text:?}");
         }
         assert_eq!(one("AllowUsers a b #c d"), want("allowusers", &["a", "b"]));
@@ -347,7 +349,8 @@ mod tests {
 
     #[test]
     fn text_comes_back_byte_for_byte() {
-        for text in [&b""[..], b"a", b"Port 22\r\n\r\n# \xff\xfe\nX\n", b"\n\n", b"Match all\n\tPort 1\0\n", b"x\\\ny"] {
+        for text in [&b""[..], b"a", b"Port 22\r\n\r\n# \xff\xfe\nX\n", b"\n\n", b"Match all\n\tPort 1\0\n", b"x\\\ny"]
+        {
             assert_eq!(ConfigText::parse(text).render(), text);
         }
         let mut text = ConfigText::parse(b"A 1\r\n  Port 22\r\nB 2");

@@ -2,10 +2,15 @@
 
 pub mod authorized_keys;
 pub mod root;
+pub mod sshd;
 pub mod user;
 
 use crate::resource::Kind;
 
 /// All resources, in the order in which their changes run within a stage.
-pub const REGISTRY: &[Kind] =
-    &[Kind::of::<user::User>(), Kind::of::<root::Root>(), Kind::of::<authorized_keys::AuthorizedKeys>()];
+pub const REGISTRY: &[Kind] = &[
+    Kind::of::<user::User>(),
+    Kind::of::<root::Root>(),
+    Kind::of::<authorized_keys::AuthorizedKeys>(),
+    Kind::of::<sshd::Sshd>(),
+];

@@ -1,0 +1,116 @@
+//! What follows the files: making the daemon read them, waiting for its listeners; and what is promised and noted.
+
+use super::plan::Job;
+use super::wanted::refuses_root;
+use super::{Sshd, candidate, socket};
+use crate::change::{Action, Change, Note, Promise, Step, TextDiff};
+use crate::facts::{Init, SSHD, SSHD_PID, SshdMode};
+use crate::host::{Actor, Command, Node, Owner};
+use crate::resource::Resource as _;
+use crate::types::{AbsPath, Port};
+
+/// How long a reload may take until the listeners are as wanted.
+const LISTEN_MS: u64 = 5_000;
+
+impl Job<'_> {
+    /// Adds what makes the daemon listen on `open` and no more on `closed`; `before` are the ports that serve before
+    /// this change, the present ones if not given.
+    pub(super) fn listen(&self, change: &mut Change, open: &[u16], closed: &[u16], before: Option<&[u16]>) {
+        let present = self.present();
+        let before = before.unwrap_or(&present);
+        let Some(socket) = self.observed.daemon.socket.as_ref().filter(|_| self.wanted_port().is_some()) else {
+            change.activation.forward = self.reload(open, closed);
+            change.activation.backward = self.reload(before, &[]);
+            return;
+        };
+        if !socket.generated {
+            let path = AbsPath::fixed(socket::DROP_IN);
+            if let Some(parent) = path.parent().filter(|_| self.observed.socket_drop_in.is_none() && closed.is_empty())
+            {
+                let node = Node::Dir { mode: 0o755, owner: Owner::Actor };
+                change.steps.push(Step::Put { path: parent, actor: Actor::Root, node });
+            }
+            let text = socket::text(socket, open);
+            let node = Node::File { content: text.clone().into_bytes(), mode: 0o644, owner: Owner::Actor };
+            let old = self.observed.socket_drop_in.clone().unwrap_or_default();
+            let shown = if closed.is_empty() { old } else { socket::text(socket, before) };
+            change.diffs.push(TextDiff { path: path.clone(), before: shown, after: text });
+            change.steps.push(Step::Put { path, actor: Actor::Root, node });
+        }
+        change.activation.forward = socket::restart(socket);
+        change.activation.forward.push(await_listeners(open, closed));
+        change.activation.backward = socket::restart(socket);
+        change.activation.backward.push(await_listeners(before, &[]));
+    }
+
+    /// Makes the daemon read its configuration, and waits until it listens as it should.
+    pub(super) fn reload(&self, open: &[u16], closed: &[u16]) -> Vec<Action> {
+        let mut actions = match (self.facts.sshd_mode, self.facts.init, &self.observed.daemon.socket) {
+            (SshdMode::Stopped | SshdMode::Missing, ..) => return Vec::new(),
+            (_, _, Some(socket)) => socket::reload(socket),
+            (_, Init::Systemd, None) => {
+                vec![Action::Run(Command::new(["/usr/bin/systemctl", "reload", "ssh.service"]))]
+            }
+            (_, Init::Other, None) => {
+                vec![Action::Hangup { pidfile: AbsPath::fixed(SSHD_PID), program: AbsPath::fixed(SSHD) }]
+            }
+        };
+        if !open.is_empty() {
+            actions.push(await_listeners(open, closed));
+        }
+        actions
+    }
+
+    pub(super) fn promises(&self) -> Vec<Promise> {
+        let mut out = Vec::new();
+        if matches!(self.facts.sshd_mode, SshdMode::Stopped | SshdMode::Missing) {
+            return out;
+        }
+        let port = |number: &u16| Port::new(*number).ok();
+        out.extend(self.open_at_end().iter().filter_map(port).map(|port| Promise::SshPort { port }));
+        out.extend(self.closed().iter().filter_map(port).map(|port| Promise::SshPortClosed { port }));
+        if let Some(entirely) = self.desired.permit_root_login.and_then(refuses_root) {
+            out.push(Promise::RootRefused { entirely });
+        }
+        if self.desired.password_authentication == Some(false) {
+            out.push(Promise::PasswordsRefused);
+        }
+        out
+    }
+
+    pub(super) fn notes(&self) -> Vec<Note> {
+        let mut notes = Vec::new();
+        let about = Sshd::NAME;
+        if self.facts.sshd_mode == SshdMode::Stopped {
+            let text = match self.facts.init {
+                Init::Other => {
+                    "sshd is not running: its files are written, nothing is reloaded and nothing can be proven"
+                }
+                Init::Systemd => "sshd is not running: what is written holds from its next start on",
+            };
+            notes.push(Note::warning(about, text));
+        }
+        let hosts: Vec<String> = self.observed.effective.listens().into_iter().map(|(host, _)| host).collect();
+        if !hosts.is_empty() && !hosts.iter().any(|host| host == "0.0.0.0" || host == "::") {
+            notes.push(Note::info(about, format!("sshd listens on {} only (ListenAddress)", hosts.join(", "))));
+        }
+        for setting in &self.settings {
+            for item in candidate::stricter(&self.observed.tree, setting, self.facts) {
+                let (keyword, value) = (setting.keyword, item.directive.args.join(" "));
+                let text = format!("{}: {keyword} {value} stays (Match {})", item.place(), item.condition());
+                notes.push(Note::info(about, text));
+            }
+        }
+        notes
+    }
+}
+
+fn await_listeners(open: &[u16], closed: &[u16]) -> Action {
+    let ports = |numbers: &[u16]| {
+        let mut ports: Vec<Port> = numbers.iter().filter_map(|number| Port::new(*number).ok()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    };
+    Action::AwaitListeners { open: ports(open), closed: ports(closed), deadline_ms: LISTEN_MS }
+}
