@@ -2,6 +2,8 @@
 
 pub mod accounts;
 pub mod authorized_keys;
+pub mod netfilter;
 pub mod sshd_config;
 pub mod sshd_effective;
 pub mod sudoers;
+pub mod ufw;

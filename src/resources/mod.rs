@@ -1,6 +1,7 @@
 //! The registry: one file a resource, one line here.
 
 pub mod authorized_keys;
+pub mod firewall;
 pub mod root;
 pub mod sshd;
 pub mod user;
@@ -13,4 +14,5 @@ pub const REGISTRY: &[Kind] = &[
     Kind::of::<root::Root>(),
     Kind::of::<authorized_keys::AuthorizedKeys>(),
     Kind::of::<sshd::Sshd>(),
+    Kind::of::<firewall::Firewall>(),
 ];

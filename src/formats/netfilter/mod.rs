@@ -1,0 +1,206 @@
+//! The text of iptables-save(8) and iptables-restore(8): a model of tables and chains, and what a text does to it.
+//!
+//! Rules are kept as text; [`walk`] reads what it needs of them. Must not run programs.
+
+pub mod walk;
+
+use std::collections::BTreeMap;
+
+/// All tables of one family.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// By name, such as `filter`.
+    pub tables: BTreeMap<String, Table>,
+}
+
+/// A table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    /// By name, such as `INPUT`.
+    pub chains: BTreeMap<String, Chain>,
+}
+
+/// A chain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// `ACCEPT` or `DROP` for a built-in chain.
+    pub policy: Option<String>,
+    /// In order, without `-A CHAIN`.
+    pub rules: Vec<String>,
+}
+
+impl Ruleset {
+    /// Reads the output of iptables-save.
+    ///
+    /// # Errors
+    /// The line that makes no sense.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut ruleset = Self::default();
+        ruleset.restore(text)?;
+        Ok(ruleset)
+    }
+
+    /// Does what `iptables-restore --noflush` would do with `text`.
+    ///
+    /// # Errors
+    /// The line that makes no sense or would fail.
+    pub fn restore(&mut self, text: &str) -> Result<(), String> {
+        let mut table = String::new();
+        for line in text.lines().map(str::trim) {
+            if let Some(name) = line.strip_prefix('*') {
+                name.clone_into(&mut table);
+                self.tables.entry(table.clone()).or_default();
+            } else if line.is_empty() || line.starts_with('#') || line == "COMMIT" {
+            } else {
+                let Some(target) = self.tables.get_mut(&table) else { return Err(line.to_owned()) };
+                target.line(line).ok_or_else(|| line.to_owned())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The filter table, when there is one.
+    pub fn filter(&self) -> Option<&Table> {
+        self.tables.get("filter")
+    }
+}
+
+impl Table {
+    /// One line within a table; `None` when it makes no sense or would fail.
+    fn line(&mut self, line: &str) -> Option<()> {
+        if let Some(rest) = line.strip_prefix(':') {
+            let mut parts = rest.split_whitespace();
+            let (name, policy) = (parts.next()?, parts.next().unwrap_or("-"));
+            let chain = self.chains.entry(name.to_owned()).or_default();
+            if policy == "-" {
+                chain.rules.clear();
+            } else {
+                chain.policy = Some(policy.to_owned());
+            }
+            return Some(());
+        }
+        // Counters may stand before a rule.
+        let line = if line.starts_with('[') { line.split_once(']')?.1.trim_start() } else { line };
+        let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let (name, rule) = rest.trim_start().split_once(' ').unwrap_or((rest, ""));
+        let rule = rule.trim();
+        match command {
+            "-A" => self.chains.entry(name.to_owned()).or_default().rules.push(rule.to_owned()),
+            "-I" => {
+                let (at, rule) = match rule.split_once(' ') {
+                    Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                        (number.parse::<usize>().ok()?.saturating_sub(1), rest)
+                    }
+                    _ => (0, rule),
+                };
+                let rules = &mut self.chains.entry(name.to_owned()).or_default().rules;
+                rules.insert(at.min(rules.len()), rule.to_owned());
+            }
+            "-D" => {
+                let rules = &mut self.chains.get_mut(name)?.rules;
+                let at = rules.iter().position(|have| canonical(have) == canonical(rule))?;
+                rules.remove(at);
+            }
+            "-F" => self.chains.get_mut(name)?.rules.clear(),
+            "-X" => self.chains.remove(name).map(|_| ())?,
+            "-N" => self.chains.entry(name.to_owned()).or_default().rules.clear(),
+            "-P" => self.chains.entry(name.to_owned()).or_default().policy = Some(rule.to_owned()),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// True when `chain` has exactly this rule.
+    pub fn has(&self, chain: &str, rule: &str) -> bool {
+        self.chains.get(chain).is_some_and(|chain| chain.rules.iter().any(|have| have == rule))
+    }
+
+    /// The rules of a chain; none when it is not there.
+    pub fn rules(&self, chain: &str) -> &[String] {
+        self.chains.get(chain).map_or(&[], |chain| &chain.rules)
+    }
+
+    /// The policy of a built-in chain; an absent one accepts.
+    pub fn policy(&self, chain: &str) -> &str {
+        self.chains.get(chain).and_then(|chain| chain.policy.as_deref()).unwrap_or("ACCEPT")
+    }
+}
+
+/// The words of a rule; quotes are taken away.
+pub fn words(rule: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote, mut open) = (Vec::new(), String::new(), None, false);
+    let mut chars = rule.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (Some(end), c) if c == end => quote = None,
+            (Some('"') | None, '\\') => word.extend(chars.next()),
+            (None, '"' | '\'') => (quote, open) = (Some(c), true),
+            (None, c) if c.is_whitespace() => {
+                if open || !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+                open = false;
+            }
+            (_, c) => word.push(c),
+        }
+    }
+    if open || !word.is_empty() {
+        words.push(word);
+    }
+    words
+}
+
+/// One option of a rule: name, whether negated, values.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Term {
+    /// Such as `-p` or `--dport`.
+    pub name: String,
+    /// True after `!`.
+    pub not: bool,
+    /// Joined by spaces.
+    pub value: String,
+}
+
+/// The options of a rule in order; `-m` itself is left out.
+pub fn terms(rule: &str) -> Vec<Term> {
+    let mut terms = Vec::<Term>::new();
+    let mut not = false;
+    for word in words(rule) {
+        if word == "!" {
+            not = true;
+        } else if word.starts_with('-') && word.len() > 1 && !word.starts_with("-1") {
+            terms.push(Term { name: word, not: std::mem::take(&mut not), value: String::new() });
+        } else if let Some(term) = terms.last_mut() {
+            if !term.value.is_empty() {
+                term.value.push(' ');
+            }
+            term.value.push_str(&word);
+        }
+    }
+    terms.retain(|term| !matches!(term.name.as_str(), "-m" | "--match"));
+    terms
+}
+
+/// A form in which a rule as written and the same rule as iptables-save prints it are equal, for the rules that ufw
+/// makes for users: order, implied matches, host masks and defaults do not count.
+pub fn canonical(rule: &str) -> String {
+    let mut terms: Vec<String> = terms(rule)
+        .into_iter()
+        .filter_map(|term| {
+            let value = match (term.name.as_str(), term.value.as_str()) {
+                ("-p", "all") | ("-s" | "-d", "0.0.0.0/0" | "::/0") | ("--name", "DEFAULT") => return None,
+                ("--mask" | "--rsource", _) | ("--limit-burst", "5") => return None,
+                ("--reject-with", "icmp-port-unreachable" | "icmp6-port-unreachable") => return None,
+                ("-s" | "-d", address) => {
+                    address.strip_suffix("/32").or(address.strip_suffix("/128")).unwrap_or(address).to_owned()
+                }
+                ("-p", "icmpv6") => "ipv6-icmp".to_owned(),
+                ("--limit", rate) => rate.replace("/minute", "/min"),
+                (_, value) => value.trim_end().to_owned(),
+            };
+            Some(format!("{}{} {value}", if term.not { "! " } else { "" }, term.name))
+        })
+        .collect();
+    terms.sort();
+    terms.join(" ")
+}

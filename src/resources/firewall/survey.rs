@@ -1,0 +1,106 @@
+//! What a reader of the plan should know about the firewall: what closes, what stays open, what ufw does not see.
+
+use std::collections::BTreeSet;
+
+use crate::change::Note;
+use crate::formats::netfilter::walk::{Fate, Packet, incoming};
+use crate::formats::netfilter::{Ruleset, Table, terms};
+use crate::formats::ufw::Family;
+
+use super::observe::Found;
+
+const ABOUT: &str = "firewall";
+/// A port that nothing should open: when it is let in, everything is.
+const CANARY: Packet = Packet { proto: "tcp", port: 1 };
+
+/// One family before and after.
+pub struct Sight {
+    /// Which.
+    pub family: Family,
+    /// The kernel's filter table now.
+    pub before: Table,
+    /// The same after all changes.
+    pub after: Table,
+}
+
+impl Sight {
+    /// What becomes of a new TCP connection afterwards.
+    pub fn fate(&self, port: u16) -> Fate {
+        incoming(&self.after, Packet { proto: "tcp", port })
+    }
+
+    fn was(&self, port: u16) -> Fate {
+        incoming(&self.before, Packet { proto: "tcp", port })
+    }
+}
+
+/// TCP ports on which something listens for other hosts.
+pub fn reachable(found: &Found) -> BTreeSet<u16> {
+    found.listeners.iter().filter(|listener| !listener.address.is_loopback()).map(|listener| listener.port).collect()
+}
+
+/// TCP ports that are open to everybody afterwards, of those that listen and those named in `wanted`.
+pub fn open_ports(found: &Found, sights: &[Sight], wanted: &[u16]) -> Vec<u16> {
+    let ports: BTreeSet<u16> = reachable(found).into_iter().chain(wanted.iter().copied()).collect();
+    ports.into_iter().filter(|port| sights.iter().any(|sight| sight.fate(*port).in_)).collect()
+}
+
+/// Listeners that lose their way in, and everything that stays open beyond what was asked for.
+pub fn notes(found: &Found, sights: &[Sight], asked: &dyn Fn(u16) -> bool) -> Vec<Note> {
+    let mut notes = Vec::new();
+    for port in reachable(found) {
+        let closes = sights.iter().any(|sight| !sight.was(port).is_shut() && sight.fate(port).is_shut());
+        let stays = sights.iter().any(|sight| !sight.fate(port).is_shut());
+        let programs = programs(found, port);
+        if closes && !stays {
+            notes.push(Note::warning(ABOUT, format!("port {port}/tcp{programs}: listening now, will be closed")));
+        } else if stays && !asked(port) {
+            notes.push(Note::info(ABOUT, format!("port {port}/tcp{programs}: stays open")));
+        }
+    }
+    for sight in sights {
+        if sight.fate(CANARY.port).in_ && sight.after.policy("INPUT") != "ACCEPT" {
+            let file = if sight.family == Family::V6 { "before6.rules" } else { "before.rules" };
+            let text = format!(
+                "{}: a rule before ufw's own lets everything in (see /etc/ufw/{file} and the INPUT chain), so the default does not count",
+                sight.family.name()
+            );
+            notes.push(Note::warning(ABOUT, text));
+        }
+    }
+    notes.extend(found.families.iter().flat_map(|rules| published(&rules.kernel, rules.family)));
+    notes.extend(found.warnings.iter().map(|text| Note::warning(ABOUT, text.clone())));
+    notes
+}
+
+fn programs(found: &Found, port: u16) -> String {
+    let names: BTreeSet<&str> = found
+        .listeners
+        .iter()
+        .filter(|listener| listener.port == port)
+        .flat_map(|listener| listener.programs.iter().map(String::as_str))
+        .collect();
+    if names.is_empty() { String::new() } else { format!(" ({})", names.into_iter().collect::<Vec<_>>().join(", ")) }
+}
+
+/// Ports that containers publish: their packets are redirected before ufw's chains see them.
+fn published(kernel: &Ruleset, family: Family) -> Vec<Note> {
+    let mut ports = BTreeSet::new();
+    for chain in kernel.tables.get("nat").into_iter().flat_map(|table| table.chains.values()) {
+        for rule in &chain.rules {
+            let terms = terms(rule);
+            let value = |name: &str| terms.iter().find(|term| term.name == name).map(|term| term.value.as_str());
+            if value("-j") == Some("DNAT")
+                && let Some(port) = value("--dport").or_else(|| value("--dports"))
+            {
+                ports.insert(format!("{port}/{}", value("-p").unwrap_or("any")));
+            }
+        }
+    }
+    if ports.is_empty() {
+        return Vec::new();
+    }
+    let list = ports.into_iter().collect::<Vec<_>>().join(", ");
+    let text = format!("{}: published by containers or redirected, past ufw: {list}", family.name());
+    vec![Note::warning(ABOUT, text)]
+}
