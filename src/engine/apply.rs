@@ -15,7 +15,7 @@ use crate::journal::{self, Journal, Record};
 use crate::outcome::{Event, Evidence, Exit, Moment, Proven, Sink};
 use crate::resource::{AccessCheck, Guard, Prover, Task};
 
-use super::rollback::{self, Scope, count};
+use super::rollback::{self, Machine, Scope, count};
 use super::{About, Outcome, assess, gate, step};
 
 /// What `apply` needs.
@@ -280,7 +280,7 @@ impl Run<'_, '_> {
             }
         }
         let evidence = prover.prove(moment, promises, host);
-        let remains = rollback::unwind(&self.journal, Scope::Temporary, host, self.sink);
+        let remains = rollback::unwind(&self.journal, Scope::Temporary, Machine::Running, host, self.sink);
         match remains.failures.into_iter().next() {
             Some(failure) => Err(failure),
             None => evidence,
@@ -338,7 +338,7 @@ impl Run<'_, '_> {
         // Undo goes on whatever the journal's disk says.
         let _ = self.journal.write(&Record::RollingBack { reason: reason.clone() });
         let _ = audit::record(self.request.audit, self.journal.run(), "rolling_back", &reason);
-        let remains = rollback::unwind(&self.journal, Scope::All, self.request.host, self.sink);
+        let remains = rollback::unwind(&self.journal, Scope::All, Machine::Running, self.request.host, self.sink);
         let only_packages = self
             .journal
             .records()

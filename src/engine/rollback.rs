@@ -32,6 +32,15 @@ pub enum Scope {
     Temporary,
 }
 
+/// Whether daemons run that have to follow what is put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// Yes.
+    Running,
+    /// Not yet: they will read the files when they start.
+    Booting,
+}
+
 /// What could not be undone.
 #[derive(Default)]
 pub struct Remains {
@@ -95,13 +104,13 @@ fn made(records: &[Record]) -> Vec<Made> {
 }
 
 /// Undoes what the journal holds.
-pub fn unwind(journal: &Journal<'_>, scope: Scope, host: &dyn Host, sink: &mut dyn Sink) -> Remains {
+pub fn unwind(journal: &Journal<'_>, scope: Scope, machine: Machine, host: &dyn Host, sink: &mut dyn Sink) -> Remains {
     let mut remains = Remains::default();
     for change in made(&journal.records()).iter().rev().filter(|change| !change.undone) {
         if scope == Scope::Temporary && change.stage.is_some() {
             continue;
         }
-        let (failures, kept) = undo_change(change, host);
+        let (failures, kept) = undo_change(change, machine, host);
         let texts = failures.iter().map(Failure::line).collect();
         // A record that cannot be written must not stop the undo: a second rollback does the same again, harmlessly.
         let _ = journal.note(&Record::Undone { key: change.key.clone(), failures: texts });
@@ -117,7 +126,7 @@ pub fn unwind(journal: &Journal<'_>, scope: Scope, host: &dyn Host, sink: &mut d
     remains
 }
 
-fn undo_change(change: &Made, host: &dyn Host) -> (Vec<Failure>, Vec<String>) {
+fn undo_change(change: &Made, machine: Machine, host: &dyn Host) -> (Vec<Failure>, Vec<String>) {
     let (mut failures, mut kept) = (Vec::new(), Vec::new());
     for undo in change.undos.iter().rev() {
         match step::take_back(undo, host) {
@@ -126,7 +135,8 @@ fn undo_change(change: &Made, host: &dyn Host) -> (Vec<Failure>, Vec<String>) {
             Err(failure) => failures.push(failure),
         }
     }
-    for action in &change.backward {
+    let follows = if machine == Machine::Running { change.backward.as_slice() } else { &[] };
+    for action in follows {
         failures.extend(step::activate(action, host).err());
     }
     (failures, kept)
@@ -178,7 +188,7 @@ fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
     audit::record(audit, journal.run(), "rolling_back", &reason.line())?;
     journal.write(&Record::RollingBack { reason: reason.line() })?;
     sink.event(Event::RollingBack { reason });
-    let remains = unwind(&journal, Scope::All, host, sink);
+    let remains = unwind(&journal, Scope::All, Machine::Running, host, sink);
     let outcome = finish(&journal, &remains, &format!("rolled back run {run}"), Exit::AsAsked);
     let _ = audit::record(audit, &run, "rolled_back", &outcome.verdict);
     Ok(outcome)

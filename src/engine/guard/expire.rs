@@ -1,0 +1,111 @@
+//! What happens when nobody confirmed: the keeper's side, run by a copy of the program that outlives the agent.
+
+use std::time::{Duration, Instant};
+
+use crate::audit;
+use crate::error::{Failure, Kind, Result};
+use crate::host::Host;
+use crate::host::ledger::Ledger;
+use crate::host::shelf::{Held, Shelf};
+use crate::journal::{self, Journal, Record};
+use crate::outcome::{Exit, Sink};
+
+use super::clock::Now;
+use super::{COMMITTED, END, PENDING, Pending, record};
+use crate::engine::rollback::{self, Machine, Scope, count};
+
+/// How long an undo waits for the agent to let go of the host.
+const LET_GO: Duration = Duration::from_secs(30);
+
+/// The deadline of `run` has come: undoes it, unless it was committed. Sleeps when it was called too early.
+///
+/// # Errors
+/// When the run cannot be read or the host stays locked.
+pub fn expire(host: &dyn Host, shelf: &dyn Shelf, ledger: &dyn Ledger, run: &str, sink: &mut dyn Sink) -> Result<()> {
+    let Some(pending) = record::<Pending>(shelf, run, PENDING)? else {
+        return Err(Failure::input(format!("run {run}"), "was never armed"));
+    };
+    loop {
+        if is_closed(shelf, run)? {
+            return Ok(());
+        }
+        let left = pending.deadline.left_ms(&Now::read(host)?);
+        if left == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(left.min(500)));
+    }
+    undo(host, shelf, ledger, run, "the deadline passed without a confirmation", Machine::Running, sink)
+}
+
+/// After a boot: undoes every run that a reboot cut off, in files only, since nothing runs yet.
+///
+/// # Errors
+/// The first run that could not be undone whole; all are tried.
+pub fn recover(host: &dyn Host, shelf: &dyn Shelf, ledger: &dyn Ledger, sink: &mut dyn Sink) -> Result<usize> {
+    let (mut undone, mut failed) = (0, None);
+    for run in shelf.runs()?.into_iter().rev() {
+        if is_closed(shelf, &run)? {
+            continue;
+        }
+        match undo(host, shelf, ledger, &run, "the machine rebooted before the run was over", Machine::Booting, sink) {
+            Ok(()) => undone += 1,
+            Err(failure) => failed = Some(failure),
+        }
+    }
+    failed.map_or(Ok(undone), Err)
+}
+
+fn is_closed(shelf: &dyn Shelf, run: &str) -> Result<bool> {
+    Ok(journal::read(shelf, run)?.iter().any(|record| matches!(record, Record::Closed { .. })))
+}
+
+fn undo(
+    host: &dyn Host,
+    shelf: &dyn Shelf,
+    ledger: &dyn Ledger,
+    run: &str,
+    because: &str,
+    machine: Machine,
+    sink: &mut dyn Sink,
+) -> Result<()> {
+    let end = shelf.settled(run, END)?;
+    if end.as_deref() != Some(COMMITTED) {
+        // Whoever set it means to undo; if that was the agent and it is still at it, the lock makes us wait.
+        shelf.settle(run, END, because)?;
+    }
+    let _held = wait_for_lock(shelf)?;
+    if is_closed(shelf, run)? {
+        return Ok(());
+    }
+    let journal = Journal::reopen(shelf, run)?;
+    if shelf.settled(run, END)?.as_deref() == Some(COMMITTED) {
+        return journal.close(Exit::AsAsked, "committed; the agent died before it could say so", &now());
+    }
+    // The undo must not wait for a log that cannot be written.
+    let _ = audit::record(ledger, run, "rolling_back", because);
+    let _ = journal.write(&Record::RollingBack { reason: because.to_owned() });
+    let remains = rollback::unwind(&journal, Scope::All, machine, host, sink);
+    let outcome = rollback::finish(&journal, &remains, &format!("rolled back: {because}"), Exit::RolledBack);
+    let _ = audit::record(ledger, run, "rolled_back", &outcome.verdict);
+    match remains.failures.len() {
+        0 => Ok(()),
+        left => Err(Failure::new(Kind::Failed, format!("run {run}"), format!("{} not undone", count(left, "step")))),
+    }
+}
+
+fn wait_for_lock(shelf: &dyn Shelf) -> Result<Box<dyn Held>> {
+    let end = Instant::now() + LET_GO;
+    loop {
+        match shelf.lock() {
+            Err(failure) if failure.kind == Kind::Busy && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}

@@ -1,0 +1,212 @@
+//! Who holds the deadline while the agent may die: systemd where it is PID 1, else a detached watchdog process.
+
+use std::time::Duration;
+
+use crate::error::{Failure, Result};
+use crate::host::{Actor, Command, Host, Node, Owner};
+use crate::types::AbsPath;
+
+use super::Pending;
+
+/// Where the copy of this program stands that the rollback runs: outside homes and /tmp, on the system's own disk.
+pub const PROGRAM: &str = "/var/lib/keyward/keyward";
+/// Hidden verb of that copy; followed by `expire RUN`, `recover`, `watch RUN` or `ready`.
+pub const VERB: &str = "__guard";
+
+const SYSTEMCTL: &str = "/usr/bin/systemctl";
+const RECOVER: &str = "keyward-recover.service";
+
+/// Holds the deadline of one run.
+pub trait Keeper {
+    /// Takes the deadline over and proves that it did.
+    ///
+    /// # Errors
+    /// When it cannot: nothing may be changed then.
+    fn arm(&mut self, pending: &Pending, host: &dyn Host) -> Result<()>;
+
+    /// Lets go; leaves nothing behind.
+    ///
+    /// # Errors
+    /// When something stays.
+    fn disarm(&mut self, pending: &Pending, host: &dyn Host) -> Result<()>;
+}
+
+fn must(host: &dyn Host, argv: &[&str]) -> Result<String> {
+    let command = Command::new(argv.iter().copied()).deadline(Duration::from_secs(20));
+    let output = host.run(&command)?;
+    if output.ok() {
+        return Ok(output.stdout);
+    }
+    Err(Failure::failed(argv.join(" "), format!("exit code {}", output.code)).why(output.last_line()))
+}
+
+/// Puts a copy of the running program where the rollback finds it, whatever becomes of the path it was started from.
+fn install_program(host: &dyn Host) -> Result<()> {
+    let own = format!("/proc/{}/exe", std::process::id());
+    must(host, &["/usr/bin/install", "-m", "0700", "-o", "root", "-g", "root", &own, PROGRAM])?;
+    must(host, &["/usr/bin/sync", PROGRAM])?;
+    let answer = must(host, &[PROGRAM, VERB, "ready"])?;
+    if answer.trim() == "ready" {
+        return Ok(());
+    }
+    Err(Failure::failed(PROGRAM, "the copy for the rollback does not run (is /var mounted noexec?)"))
+}
+
+/// systemd holds the deadline in a timer of its own; a boot unit covers a reboot.
+#[derive(Debug, Default)]
+pub struct SystemdKeeper;
+
+impl SystemdKeeper {
+    /// The scope in which `apply` runs on a systemd host; the rollback unit conflicts with it, so that systemd ends a
+    /// stuck apply before the undo starts.
+    pub fn scope(run: &str) -> String {
+        format!("keyward-apply-{run}.scope")
+    }
+
+    fn timer(run: &str) -> String {
+        format!("keyward-rollback-{run}.timer")
+    }
+
+    fn service(run: &str) -> String {
+        format!("keyward-rollback-{run}.service")
+    }
+
+    fn unit(directory: &'static str, name: &str) -> Result<AbsPath> {
+        AbsPath::fixed(directory).join(name).map_err(|invalid| Failure::failed(name.to_owned(), invalid.why))
+    }
+
+    fn put(host: &dyn Host, path: &AbsPath, text: String) -> Result<()> {
+        let node = Node::File { content: text.into_bytes(), mode: 0o644, owner: Owner::Actor };
+        host.put(path, &Actor::Root, &node)
+    }
+
+    /// Seconds since the manager started at which the deadline falls: `OnStartupSec=` counts from there, and neither
+    /// daemon-reload nor a step of the wall clock moves it (systemd.timer(5)).
+    fn on_startup(pending: &Pending, host: &dyn Host) -> Result<f64> {
+        let shown = must(host, &[SYSTEMCTL, "show", "-p", "UserspaceTimestampMonotonic", "--value"])?;
+        let started: u64 = shown
+            .trim()
+            .parse()
+            .map_err(|error| Failure::failed("systemctl", "does not tell when systemd started").why(error))?;
+        let uptime = super::clock::Now::read(host)?;
+        let left = pending.deadline.left_ms(&uptime);
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+            .map_err(|error| Failure::failed("clock_gettime", "fails").why(error))?;
+        let now = Duration::from(now).as_secs_f64();
+        let started = Duration::from_micros(started).as_secs_f64();
+        Ok((now - started).max(0.0) + Duration::from_millis(left).as_secs_f64())
+    }
+
+    fn prove(run: &str, host: &dyn Host) -> Result<()> {
+        let timer = Self::timer(run);
+        let shown = must(host, &[SYSTEMCTL, "show", &timer, "-p", "ActiveState", "-p", "NextElapseUSecMonotonic"])?;
+        let waits = shown.lines().any(|line| line == "ActiveState=active");
+        let elapses = shown.lines().any(|line| {
+            line.strip_prefix("NextElapseUSecMonotonic=").is_some_and(|when| !matches!(when, "" | "0" | "infinity"))
+        });
+        if !waits || !elapses {
+            return Err(Failure::failed(timer, "does not wait for the deadline").why(shown.trim().replace('\n', ", ")));
+        }
+        let enabled = must(host, &[SYSTEMCTL, "is-enabled", RECOVER])?;
+        if enabled.trim() == "enabled" {
+            return Ok(());
+        }
+        Err(Failure::failed(RECOVER, "is not enabled, so a reboot would not roll back").why(enabled.trim()))
+    }
+}
+
+fn service_text(run: &str) -> String {
+    format!(
+        "# keyward: undoes run {run} unless it is confirmed in time. Goes when the run ends.\n\
+         [Unit]\nDescription=keyward: roll back run {run}\nDefaultDependencies=no\n\
+         Conflicts={scope}\nAfter={scope}\n\n\
+         [Service]\nType=oneshot\nExecStart={PROGRAM} {VERB} expire {run}\nTimeoutStartSec=600\n",
+        scope = SystemdKeeper::scope(run)
+    )
+}
+
+fn timer_text(run: &str, on_startup: f64) -> String {
+    format!(
+        "# keyward: the deadline of run {run}. Goes when the run ends.\n\
+         [Unit]\nDescription=keyward: deadline of run {run}\nDefaultDependencies=no\nIgnoreOnIsolate=yes\n\n\
+         [Timer]\nOnStartupSec={on_startup:.3}\nAccuracySec=100ms\nUnit={}\n",
+        SystemdKeeper::service(run)
+    )
+}
+
+/// Before the firewall and sshd start, since both read what the undo puts back.
+fn recover_text() -> String {
+    format!(
+        "# keyward: undoes a run that a reboot cut off. Goes when the run ends.\n\
+         [Unit]\nDescription=keyward: undo a run that was cut off by a reboot\nDefaultDependencies=no\n\
+         RequiresMountsFor=/var/lib/keyward\nAfter=local-fs.target\n\
+         Before=network-pre.target ufw.service nftables.service firewalld.service ssh.service ssh.socket sshd.service\n\
+         Conflicts=shutdown.target\nBefore=shutdown.target\n\n\
+         [Service]\nType=oneshot\nExecStart=-{PROGRAM} {VERB} recover\nTimeoutStartSec=120\n\n\
+         [Install]\nWantedBy=multi-user.target\n"
+    )
+}
+
+impl Keeper for SystemdKeeper {
+    fn arm(&mut self, pending: &Pending, host: &dyn Host) -> Result<()> {
+        install_program(host)?;
+        let run = &pending.run;
+        let on_startup = Self::on_startup(pending, host)?;
+        Self::put(host, &Self::unit("/etc/systemd/system", RECOVER)?, recover_text())?;
+        Self::put(host, &Self::unit("/run/systemd/system", &Self::service(run))?, service_text(run))?;
+        Self::put(host, &Self::unit("/run/systemd/system", &Self::timer(run))?, timer_text(run, on_startup))?;
+        // `enable` makes systemd read all three.
+        must(host, &[SYSTEMCTL, "enable", "--quiet", RECOVER])?;
+        must(host, &[SYSTEMCTL, "start", &Self::timer(run)])?;
+        Self::prove(run, host)
+    }
+
+    fn disarm(&mut self, pending: &Pending, host: &dyn Host) -> Result<()> {
+        let run = &pending.run;
+        // `stop` of a timer that was never started is an error that means nothing here.
+        drop(must(host, &[SYSTEMCTL, "stop", &Self::timer(run)]));
+        drop(must(host, &[SYSTEMCTL, "disable", "--quiet", RECOVER]));
+        let units = [
+            Self::unit("/etc/systemd/system", RECOVER)?,
+            Self::unit("/run/systemd/system", &Self::timer(run))?,
+            Self::unit("/run/systemd/system", &Self::service(run))?,
+            AbsPath::fixed(PROGRAM),
+        ];
+        for path in &units {
+            host.remove(path, &Actor::Root)?;
+        }
+        must(host, &[SYSTEMCTL, "daemon-reload"]).map(drop)
+    }
+}
+
+/// A watchdog in a session of its own holds the deadline. It does not outlive the machine: without a boot hook a reboot
+/// inside the window leaves the run as it was, so it is used only where the user accepts that.
+#[derive(Debug, Default)]
+pub struct WatchKeeper;
+
+impl Keeper for WatchKeeper {
+    fn arm(&mut self, pending: &Pending, host: &dyn Host) -> Result<()> {
+        install_program(host)?;
+        must(host, &["/usr/bin/setsid", "--fork", PROGRAM, VERB, "watch", &pending.run]).map(drop)
+    }
+
+    fn disarm(&mut self, _: &Pending, host: &dyn Host) -> Result<()> {
+        // The watchdog sees the end of the run by itself and goes.
+        host.remove(&AbsPath::fixed(PROGRAM), &Actor::Root)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_name_the_run_and_stand_before_the_doors() {
+        let text = recover_text();
+        for unit in ["ufw.service", "ssh.service", "ssh.socket", "network-pre.target"] {
+            assert!(text.lines().any(|line| line.starts_with("Before=") && line.contains(unit)), "{unit}");
+        }
+        assert!(service_text("r1").contains("Conflicts=keyward-apply-r1.scope\n"));
+        assert!(timer_text("r1", 12.5).contains("OnStartupSec=12.500\n"));
+    }
+}

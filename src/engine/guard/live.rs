@@ -1,0 +1,195 @@
+//! The agent's side: arms, waits for the decision, settles the end.
+
+use std::time::Duration;
+
+use crate::error::{Failure, Kind, Result};
+use crate::host::Host;
+use crate::host::shelf::{Settled, Shelf};
+use crate::outcome::{Evidence, Proven, Reach};
+use crate::resource::Guard;
+
+use super::clock::{Deadline, Now};
+use super::keeper::Keeper;
+use super::{BY_AGENT, COMMITTED, DECISION, END, PENDING, Pending, Said, encode, record};
+
+/// What the decision needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// A confirmation by a person or a controller (L3, L4).
+    Confirmation,
+    /// Evidence from another network namespace is enough (L2), as the user asked.
+    L2,
+    /// For test hosts: loopback is enough (L1).
+    L1,
+}
+
+/// How a confirmation or a cancel came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// This call decided.
+    Made,
+    /// It was decided before, the same way.
+    Already,
+    /// It was decided before, the other way; why.
+    Against(String),
+    /// The deadline has passed.
+    Late,
+}
+
+/// Guards a live run.
+pub struct LiveGuard<'a> {
+    host: &'a dyn Host,
+    shelf: &'a dyn Shelf,
+    keeper: &'a mut dyn Keeper,
+    wanted: Wanted,
+    window_ms: u64,
+    /// Tells the operator, once armed: what is pending and until when.
+    announce: &'a mut dyn FnMut(&Pending),
+    pending: Option<Pending>,
+}
+
+impl<'a> LiveGuard<'a> {
+    /// A guard that is not armed yet.
+    pub fn new(
+        host: &'a dyn Host,
+        shelf: &'a dyn Shelf,
+        keeper: &'a mut dyn Keeper,
+        wanted: Wanted,
+        window_ms: u64,
+        announce: &'a mut dyn FnMut(&Pending),
+    ) -> Self {
+        Self { host, shelf, keeper, wanted, window_ms, announce, pending: None }
+    }
+
+    fn left_ms(&self) -> Result<u64> {
+        let Some(pending) = &self.pending else { return Ok(0) };
+        Ok(pending.deadline.left_ms(&Now::read(self.host)?))
+    }
+}
+
+fn too_late(run: &str) -> Failure {
+    Failure::failed(format!("run {run}"), "was not confirmed in time")
+}
+
+impl Guard for LiveGuard<'_> {
+    fn arm(&mut self, run: &str) -> Result<()> {
+        let now = Now::read(self.host)?;
+        let deadline = Deadline::after(&now, self.window_ms);
+        let pending = Pending { run: run.to_owned(), nonce: nonce(), deadline, window_ms: self.window_ms };
+        if let Settled::Lost(_) = self.shelf.settle(run, PENDING, &encode(&pending)?)? {
+            return Err(Failure::refused(format!("run {run}"), "was armed before"));
+        }
+        if let Err(failure) = self.keeper.arm(&pending, self.host) {
+            // Nothing was changed; a half-armed keeper would find a closed run and leave it alone.
+            drop(self.keeper.disarm(&pending, self.host));
+            return Err(Failure { kind: Kind::Refused, ..failure });
+        }
+        (self.announce)(&pending);
+        self.pending = Some(pending);
+        Ok(())
+    }
+
+    fn decide(&mut self, run: &str, evidence: &[Evidence]) -> Result<String> {
+        let least = match self.wanted {
+            Wanted::Confirmation => None,
+            Wanted::L2 => Some(Reach::L2),
+            Wanted::L1 => Some(Reach::L1),
+        };
+        let reached = evidence.iter().filter(|piece| piece.proven == Proven::Yes).map(|piece| piece.reach).max();
+        if let Some(least) = least
+            && let Some(reached) = reached
+            && reached >= least
+        {
+            let because = format!("every planned way in is open, proven at {reached:?} as accepted");
+            return match self.shelf.settle(
+                run,
+                DECISION,
+                &encode(&Said { confirmed: true, because: because.clone() })?,
+            )? {
+                Settled::Won => Ok(because),
+                Settled::Lost(text) => said(run, &text),
+            };
+        }
+        loop {
+            if let Some(text) = self.shelf.settled(run, DECISION)? {
+                return said(run, &text);
+            }
+            if self.left_ms()? == 0 {
+                return Err(too_late(run));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn commit(&mut self, run: &str) -> Result<()> {
+        if self.left_ms()? == 0 {
+            return Err(too_late(run));
+        }
+        match self.shelf.settle(run, END, COMMITTED)? {
+            Settled::Won => Ok(()),
+            Settled::Lost(end) => Err(Failure::failed(format!("run {run}"), end)),
+        }
+    }
+
+    fn roll_back(&mut self, run: &str) -> bool {
+        // When the record cannot even be written, undoing is still right: the keeper would do the same.
+        match self.shelf.settle(run, END, BY_AGENT) {
+            Ok(Settled::Lost(end)) => end == BY_AGENT,
+            Ok(Settled::Won) | Err(_) => true,
+        }
+    }
+
+    fn disarm(&mut self, _: &str) -> Result<()> {
+        match self.pending.take() {
+            Some(pending) => self.keeper.disarm(&pending, self.host),
+            None => Ok(()),
+        }
+    }
+}
+
+fn said(run: &str, text: &str) -> Result<String> {
+    match serde_json::from_str::<Said>(text) {
+        Ok(Said { confirmed: true, because }) => Ok(because),
+        Ok(Said { because, .. }) => Err(Failure::failed(format!("run {run}"), "was cancelled").why(because)),
+        Err(error) => Err(Failure::failed(format!("run {run}"), "its decision cannot be read").why(error)),
+    }
+}
+
+fn nonce() -> String {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    format!("{:016x}", std::collections::hash_map::RandomState::new().build_hasher().finish())
+}
+
+/// Decides a pending run from another process: `confirmed` true keeps it, false cancels it.
+///
+/// # Errors
+/// When there is no such pending run, the nonce is another one's, or the record cannot be written.
+pub fn decide(host: &dyn Host, shelf: &dyn Shelf, run: &str, nonce: Option<&str>, said: &Said) -> Result<Decision> {
+    let pending: Pending = record(shelf, run, PENDING)?
+        .ok_or_else(|| Failure::refused(format!("run {run}"), "was never armed").hint("see: keyward status"))?;
+    if nonce.is_some_and(|nonce| nonce != pending.nonce) {
+        return Err(
+            Failure::refused(format!("run {run}"), "the nonce belongs to another run").hint("see: keyward status")
+        );
+    }
+    let before: Option<Said> = record(shelf, run, DECISION)?;
+    let against = |before: Said| {
+        if before.confirmed == said.confirmed { Decision::Already } else { Decision::Against(before.because) }
+    };
+    if let Some(before) = before {
+        return Ok(against(before));
+    }
+    if let Some(end) = shelf.settled(run, END)? {
+        return Ok(Decision::Against(end));
+    }
+    if said.confirmed && pending.deadline.left_ms(&Now::read(host)?) == 0 {
+        return Ok(Decision::Late);
+    }
+    match shelf.settle(run, DECISION, &encode(said)?)? {
+        Settled::Won => Ok(Decision::Made),
+        Settled::Lost(_) => match record(shelf, run, DECISION)? {
+            Some(before) => Ok(against(before)),
+            None => Err(Failure::unknown(format!("run {run}"), "its decision cannot be read")),
+        },
+    }
+}
