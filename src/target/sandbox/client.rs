@@ -1,10 +1,11 @@
 //! The caller's side of the sandbox: builds, boots and ends it, and starts programs in it.
 
 use std::io::BufReader;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
-use super::enter::Into;
+use super::enter::{Into, PIPES};
 use super::wire::{Answer, Booted, Build, Order, Purpose, hear, say};
 use super::{ENTER, WARDEN};
 use crate::error::{Failure, Result};
@@ -39,6 +40,7 @@ pub struct Sandbox {
     answers: BufReader<ChildStdout>,
     running: Option<u32>,
     notes: Vec<String>,
+    modules: Vec<String>,
 }
 
 impl Sandbox {
@@ -70,7 +72,8 @@ impl Sandbox {
         let orders = warden.stdin.take();
         let answers = BufReader::new(warden.stdout.take().ok_or_else(lost)?);
         let program = options.program.clone();
-        let mut sandbox = Self { program, warden, orders, answers, running: None, notes: Vec::new() };
+        let mut sandbox =
+            Self { program, warden, orders, answers, running: None, notes: Vec::new(), modules: modules() };
         let leave_out = options.leave_out.iter().map(|path| path.as_path().to_owned()).collect();
         let mut answer = sandbox.ask(&Order::Build(Build { root, size: options.size, leave_out, plain_user }))?;
         if matches!(answer, Answer::MapMe) {
@@ -150,12 +153,57 @@ impl Sandbox {
         self.outside_program("/proc/self/exe")
     }
 
+    /// Starts this very program with `verb` in the outside world's network, with pipes to it: the worker that makes
+    /// connections to the copy.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn outside_worker(&self, verb: &str) -> Result<Outside> {
+        let mut command = self.outside()?;
+        let mut process = command
+            .arg(verb)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| Failure::unknown("sandbox", "nobody is in the outside world").why(error))?;
+        let (to, from) = (process.stdin.take().ok_or_else(lost)?, process.stdout.take().ok_or_else(lost)?);
+        Ok(Outside { process, to, from })
+    }
+
+    /// As [`Sandbox::command`], with the worker's pipes handed on: the program finds them with
+    /// [`super::outside_pipes`]. The worker must live until the program ended.
+    ///
+    /// # Errors
+    /// When the copy does not run.
+    pub fn command_with(&self, program: &str, worker: &Outside) -> Result<Command> {
+        let pid = self.running.ok_or_else(|| Failure::unknown("sandbox", "the copy does not run"))?;
+        let mut command = Command::new(&self.program);
+        command.args([ENTER, Into::Copy.word(), &pid.to_string(), PIPES, &std::process::id().to_string()]);
+        command.args([worker.from.as_raw_fd().to_string(), worker.to.as_raw_fd().to_string()]);
+        command.arg(program).env_clear().envs(ENVIRONMENT);
+        Ok(command)
+    }
+
+    /// As [`Sandbox::agent`], with the worker's pipes handed on.
+    ///
+    /// # Errors
+    /// When the copy does not run.
+    pub fn agent_with(&self, worker: &Outside) -> Result<Command> {
+        self.command_with("/proc/self/exe", worker)
+    }
+
     /// As [`Sandbox::outside`], for any program of the machine.
     ///
     /// # Errors
     /// When the copy does not run.
     pub fn outside_program(&self, program: &str) -> Result<Command> {
         Ok(self.enter_process(Into::Outside, self.warden.id(), program))
+    }
+
+    /// Kernel modules that were not loaded when the copy was built. The kernel loads those of a firewall or a veth pair
+    /// by itself when a namespace first uses them; that is the one trace a rehearsal can leave until the next boot.
+    pub fn modules_loaded(&self) -> Vec<String> {
+        modules().into_iter().filter(|name| !self.modules.contains(name)).collect()
     }
 
     /// Ends the copy and waits until nothing of it is left.
@@ -201,6 +249,21 @@ impl Sandbox {
     }
 }
 
+/// A worker in the outside world; ends with this value.
+#[derive(Debug)]
+pub struct Outside {
+    process: Child,
+    to: ChildStdin,
+    from: ChildStdout,
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 impl Drop for Sandbox {
     fn drop(&mut self) {
         let _ = self.end();
@@ -214,6 +277,11 @@ const ENVIRONMENT: [(&str, &str); 4] = [
     ("TZ", "UTC"),
     ("HOME", "/root"),
 ];
+
+fn modules() -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/modules").unwrap_or_default();
+    text.lines().filter_map(|line| line.split(' ').next().map(str::to_owned)).collect()
+}
 
 fn lost() -> Failure {
     Failure::unknown("sandbox", "its warden ended").hint("look for its last words above, or run it again")

@@ -2,9 +2,11 @@
 //! verb joins the namespaces of a process and then runs the rest of its arguments. Decides nothing.
 
 use std::fs::File;
+use std::os::fd::{AsRawFd as _, IntoRawFd as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, ExitCode};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
 
 use super::os;
@@ -47,7 +49,29 @@ impl Into {
     }
 }
 
-/// The hidden verb: `WORD PID PROGRAM [ARGUMENT...]`; its exit code is the program's, 128 and the signal for a signal.
+/// In the environment of an agent: the file descriptors from which to read the outside worker's replies and to which
+/// to write its requests, with a blank between them.
+const OUTSIDE_PIPES: &str = "KEYWARD_OUTSIDE_PIPES";
+/// Before the program: `--pipes PID FROM TO` hands descriptors of process PID on, see [`outside_pipes`].
+pub const PIPES: &str = "--pipes";
+
+/// In the copy: the pipe from and the pipe to the worker in the outside world; `None` when the caller gave none.
+///
+/// # Errors
+/// When the caller's descriptors are not there.
+pub fn outside_pipes() -> Result<Option<(File, File)>> {
+    let Ok(words) = std::env::var(OUTSIDE_PIPES) else { return Ok(None) };
+    let broken = || Failure::unknown("sandbox", "the way to the outside world is broken");
+    let (from, to) = words.split_once(' ').ok_or_else(broken)?;
+    let pipe = |number: &str, options: &std::fs::OpenOptions| {
+        options.open(format!("/proc/self/fd/{number}")).map_err(|error| broken().why(error))
+    };
+    let from = pipe(from, std::fs::OpenOptions::new().read(true))?;
+    Ok(Some((from, pipe(to, std::fs::OpenOptions::new().write(true))?)))
+}
+
+/// The hidden verb: `WORD PID [--pipes PID FROM TO] PROGRAM [ARGUMENT...]`; its exit code is the program's, 128 and the
+/// signal for a signal.
 pub fn main(arguments: &[String]) -> ExitCode {
     match run(arguments) {
         Ok(code) => ExitCode::from(code),
@@ -61,9 +85,16 @@ pub fn main(arguments: &[String]) -> ExitCode {
 
 fn run(arguments: &[String]) -> Result<u8> {
     let wrong = || Failure::unknown("sandbox", "it was not told where to go");
-    let [word, pid, program, rest @ ..] = arguments else { return Err(wrong()) };
+    let (word, pid, pipes, program, rest) = match arguments {
+        [word, pid, flag, caller, from, to, program, rest @ ..] if flag == PIPES => {
+            (word, pid, Some(inherit(caller, from, to)?), program, rest)
+        }
+        [word, pid, program, rest @ ..] => (word, pid, None, program, rest),
+        _ => return Err(wrong()),
+    };
     let into = [Into::Copy, Into::CopyOnline, Into::Outside].into_iter().find(|into| into.word() == word.as_str());
     let into = into.ok_or_else(wrong)?;
+    let own = own_file()?;
     // Opened first: /proc is another one once the mount namespace is joined.
     let mut spaces = Vec::new();
     for (name, flag) in into.spaces() {
@@ -77,8 +108,13 @@ fn run(arguments: &[String]) -> Result<u8> {
     for (space, flag) in &spaces {
         setns(space, *flag).map_err(os("no way into the copy"))?;
     }
-    let mut command = Command::new(program);
+    let joined_user = spaces.iter().any(|(_, flag)| *flag == CloneFlags::CLONE_NEWUSER);
+    let mut command =
+        if into == Into::Outside || joined_user { Command::new(program) } else { without_powers(program, &own)? };
     command.args(rest);
+    if let Some((from, to)) = &pipes {
+        command.env(OUTSIDE_PIPES, format!("{} {}", from.as_raw_fd(), to.as_raw_fd()));
+    }
     if into == Into::Outside {
         return Err(Failure::unknown(program.clone(), "cannot be started").why(command.exec()));
     }
@@ -90,4 +126,46 @@ fn run(arguments: &[String]) -> Result<u8> {
         .map_err(|error| Failure::unknown(program.clone(), "cannot be started in the copy").why(error))?;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(255);
     Ok(u8::try_from(code).unwrap_or(255))
+}
+
+/// This program's own file.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn own_file() -> Result<File> {
+    File::open("/proc/self/exe").map_err(|error| Failure::unknown("/proc/self/exe", "cannot be opened").why(error))
+}
+
+/// Powers over the machine's kernel, in the words of setpriv(1), that nothing in a copy without a user namespace keeps.
+const POWERS: &str = "-sys_module,-sys_time,-sys_boot,-sys_rawio,-syslog,-mac_admin,-mac_override,-wake_alarm,\
+                      -audit_control,-sys_tty_config,-mknod";
+
+/// A command that runs `program` without [`POWERS`], by setpriv(1) of the same file tree.
+///
+/// `own` is this program's own file, which /proc/self/exe no longer is once setpriv runs.
+///
+/// # Errors
+/// When `own` cannot be handed on.
+pub fn without_powers(program: &str, own: &File) -> Result<Command> {
+    let mut command = Command::new("/usr/bin/setpriv");
+    command.arg(format!("--bounding-set={POWERS}")).arg("--");
+    if program == "/proc/self/exe" {
+        let number = nix::unistd::dup(own).map_err(os("no program"))?.into_raw_fd();
+        command.arg(format!("/proc/self/fd/{number}"));
+    } else {
+        command.arg(program);
+    }
+    Ok(command)
+}
+
+/// Opens two pipes of process `caller` so that a child inherits them. The caller itself cannot leave its own
+/// descriptors open to children: any other thread's child would hold the pipes open, too.
+fn inherit(caller: &str, from: &str, to: &str) -> Result<(File, File)> {
+    let gone = |error: std::io::Error| Failure::unknown("sandbox", "the way to the outside world is broken").why(error);
+    let from = File::open(format!("/proc/{caller}/fd/{from}")).map_err(gone)?;
+    let to = File::options().write(true).open(format!("/proc/{caller}/fd/{to}")).map_err(gone)?;
+    for pipe in [&from, &to] {
+        fcntl(pipe, FcntlArg::F_SETFD(FdFlag::empty())).map_err(os("the way to the outside world is broken"))?;
+    }
+    Ok((from, to))
 }

@@ -16,9 +16,10 @@ mod subordinate;
 pub(super) mod warden;
 pub(super) mod wire;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-pub use client::{Options, Sandbox};
+pub use client::{Options, Outside, Sandbox};
+pub use enter::outside_pipes;
 pub use wire::Booted;
 
 use crate::error::Failure;
@@ -36,8 +37,6 @@ pub const ENTER: &str = "__sandbox-enter";
 pub const INSIDE_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// The outside world's address.
 pub const OUTSIDE_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
-/// A second address of the outside world, in another network.
-pub const VISITOR_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 /// The copy's address (RFC 3849).
 pub const INSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x5a, 0, 0, 0, 0, 1);
 /// The outside world's address.
@@ -46,6 +45,13 @@ const PREFIX_V4: u8 = 24;
 const PREFIX_V6: u8 = 64;
 /// The copy's end of the veth pair.
 pub const INSIDE_LINK: &str = "outside0";
+
+/// More addresses of the outside world, in networks that are not the copy's: sshd judges each by itself. Six of each
+/// family, 198.51.100.7 and 2001:db8:51::7 first.
+pub fn sources() -> impl Iterator<Item = IpAddr> {
+    let v4 = (7..13).map(|last| IpAddr::from([198, 51, 100, last]));
+    v4.chain((7..13).map(|last| IpAddr::from([0x2001, 0xdb8, 0x51, 0, 0, 0, 0, last])))
+}
 
 /// Turns an error number into a failure of the sandbox.
 fn os(what: &'static str) -> impl Fn(nix::errno::Errno) -> Failure {

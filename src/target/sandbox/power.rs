@@ -11,7 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::wire::{Boot, Booted, hear, say};
+use super::enter::{own_file, without_powers};
+use super::wire::{Boot, Booted, Root, hear, say};
 use super::{BOOT, INIT, os};
 use crate::error::{Failure, Result};
 
@@ -54,7 +55,7 @@ impl Power {
         let go = process.stdin.take();
         let mut power = Self { process, reports, go, first: None };
         let Report::Unshared = power.report()? else { return Err(lost()) };
-        if boot.user_namespace {
+        if boot.root == Root::Own {
             identity(power.pid())?;
         }
         Ok(power)
@@ -167,7 +168,7 @@ fn run(arguments: &[String]) -> Result<()> {
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWIPC;
-    if boot.user_namespace {
+    if boot.root == Root::Own {
         spaces |= CloneFlags::CLONE_NEWUSER;
     }
     unshare(spaces).map_err(os("no namespaces for the copy"))?;
@@ -178,11 +179,9 @@ fn run(arguments: &[String]) -> Result<()> {
     if std::io::stdin().read_line(&mut go).unwrap_or(0) == 0 {
         return Ok(());
     }
-    let mut first = Command::new("/proc/self/exe")
-        .args([INIT, words])
-        .stdin(Stdio::null())
-        .spawn()
-        .map_err(|error| lost().why(error))?;
+    let exe = "/proc/self/exe";
+    let mut first = if boot.root == Root::Machine { without_powers(exe, &own_file()?)? } else { Command::new(exe) };
+    let mut first = first.args([INIT, words]).stdin(Stdio::null()).spawn().map_err(|error| lost().why(error))?;
     say(std::io::stdout(), &Report::Born(first.id()))?;
     first.wait().map(drop).map_err(|error| lost().why(error))
 }

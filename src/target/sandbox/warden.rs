@@ -13,8 +13,8 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::layers::{self, Layer, Way};
 use super::power::Power;
-use super::wire::{Answer, Boot, Booted, Build, Order, Purpose, hear, say};
-use super::{OUTSIDE_V4, OUTSIDE_V6, PREFIX_V4, PREFIX_V6, VISITOR_V4, os};
+use super::wire::{Answer, Boot, Booted, Build, Order, Purpose, Root, hear, say};
+use super::{OUTSIDE_V4, OUTSIDE_V6, PREFIX_V4, PREFIX_V6, os, sources};
 use crate::error::{Failure, Result};
 use crate::target::netlink::Routing;
 
@@ -77,7 +77,8 @@ fn build(orders: &mut BufReader<Stdin>) -> Result<Option<Warden>> {
         .flatten()
         .map(|name| name.trim().to_owned())
         .filter(|name| !name.is_empty());
-    let boot = Boot { copy, purpose: Purpose::Run, user_namespace: !build.plain_user, hostname, resolver, ssh_runs };
+    let root = if build.plain_user { Root::Plain } else { Root::Own };
+    let boot = Boot { copy, purpose: Purpose::Run, root, hostname, resolver, ssh_runs };
     say(std::io::stdout(), &Answer::Built { notes })?;
     Ok(Some(Warden { boot, power: None }))
 }
@@ -109,6 +110,7 @@ fn overlay(build: &Build) -> Result<(PathBuf, Vec<String>)> {
         .map_err(os("no memory file system"))?;
     let copy = place.join("copy");
     make_dir(&copy)?;
+    let user_attributes = !in_first_user_namespace();
     let mut notes = Vec::new();
     for (number, layer) in plan.iter().enumerate() {
         let target = copy.join(&layer.place);
@@ -117,7 +119,7 @@ fn overlay(build: &Build) -> Result<(PathBuf, Vec<String>)> {
             .map_err(|error| Failure::unknown(layer.lower.display().to_string(), "cannot be looked at").why(error))?;
         match at {
             Ok(meta) if meta.is_dir() && original.is_dir() => {
-                lay(layer, &original, &place.join(number.to_string()), &target, build.plain_user)?;
+                lay(layer, &original, &place.join(number.to_string()), &target, user_attributes)?;
             }
             // A file mounted over a file, as container engines do with /etc/resolv.conf.
             Ok(meta) if meta.is_file() && original.is_file() => copy_file(&layer.lower, &original, &target)?,
@@ -127,8 +129,14 @@ fn overlay(build: &Build) -> Result<(PathBuf, Vec<String>)> {
     Ok((copy, notes))
 }
 
+/// False where the overlay cannot keep its marks in attributes of the trusted class (overlayfs documentation, "userxattr").
+fn in_first_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// Mounts one layer at `target`, with its upper layer below `work`.
-fn lay(layer: &Layer, original: &std::fs::Metadata, work: &Path, target: &Path, plain_user: bool) -> Result<()> {
+fn lay(layer: &Layer, original: &std::fs::Metadata, work: &Path, target: &Path, user_attributes: bool) -> Result<()> {
     if layer.way == Way::Bind {
         mount(Some(&layer.lower), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(os("no bind mount"))?;
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | layer.flags;
@@ -150,7 +158,7 @@ fn lay(layer: &Layer, original: &std::fs::Metadata, work: &Path, target: &Path, 
         layers::escape(&layer.lower),
         upper.display(),
         scratch.display(),
-        if plain_user { "userxattr" } else { "redirect_dir=on" },
+        if user_attributes { "userxattr" } else { "redirect_dir=on" },
     );
     mount(Some("keyward"), target, Some("overlay"), layer.flags, Some(options.as_str())).map_err(|errno| {
         Failure::refused("sandbox", format!("no overlay over {}", layer.lower.display())).why(errno.desc()).hint(
@@ -173,13 +181,29 @@ fn make_dir(path: &Path) -> Result<()> {
 impl Warden {
     fn boot(&mut self, purpose: Purpose) -> Result<Booted> {
         self.halt()?;
+        match self.try_boot(purpose) {
+            // Where user namespaces are switched off, or a container hides parts of /proc from them.
+            Err(failure) if self.boot.root == Root::Own && failure.place == "sandbox" => {
+                self.halt()?;
+                self.boot.root = Root::Machine;
+                let mut booted = self.try_boot(purpose).map_err(|_| failure.clone())?;
+                booted
+                    .notes
+                    .push(format!("root in the copy is the machine's root, with less power ({})", failure.line()));
+                Ok(booted)
+            }
+            other => other,
+        }
+    }
+
+    fn try_boot(&mut self, purpose: Purpose) -> Result<Booted> {
         let mut power = Power::on(&Boot { purpose, ..self.boot.clone() })?;
         if purpose == Purpose::Run {
             wire_up(power.pid())?;
         }
-        let booted = power.start()?;
+        let booted = power.start();
         self.power = Some(power);
-        Ok(booted)
+        booted
     }
 
     fn halt(&mut self) -> Result<()> {
@@ -197,9 +221,14 @@ fn wire_up(pid: u32) -> Result<()> {
     let mut routing = Routing::open()?;
     routing.veth(OUTSIDE_LINK, super::INSIDE_LINK, pid)?;
     routing.address(OUTSIDE_LINK, OUTSIDE_V4.into(), PREFIX_V4)?;
-    routing.address(OUTSIDE_LINK, VISITOR_V4.into(), PREFIX_V4)?;
     routing.up(OUTSIDE_LINK)?;
     // A machine without IPv6 rehearses without it.
     let _ = routing.address(OUTSIDE_LINK, OUTSIDE_V6.into(), PREFIX_V6);
+    for source in sources() {
+        let added = routing.address(OUTSIDE_LINK, source, if source.is_ipv4() { 32 } else { 128 });
+        if source.is_ipv4() {
+            added?;
+        }
+    }
     Ok(())
 }

@@ -65,6 +65,18 @@ pub enum Answer {
     Failed(Failure),
 }
 
+/// What root in a copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Root {
+    /// Root of a user namespace of the boot's own: no power over the machine.
+    Own,
+    /// Root of the warden's user namespace, which is the plain user on the machine.
+    Plain,
+    /// The machine's root, less its powers over the kernel: where there are no user namespaces.
+    Machine,
+}
+
 /// A running copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Booted {
@@ -83,8 +95,8 @@ pub struct Boot {
     pub copy: PathBuf,
     /// What it is for.
     pub purpose: Purpose,
-    /// Whether the boot gets a user namespace of its own.
-    pub user_namespace: bool,
+    /// What root in the copy is.
+    pub root: Root,
     /// Host name inside; `None` keeps the machine's.
     pub hostname: Option<String>,
     /// The machine's resolv.conf(5), for fetching.
