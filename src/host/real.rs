@@ -26,7 +26,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use self::act::{Done, Work};
-use super::{AccountEdit, Actor, Command, FileKind, Host, Image, Listener, Meta, Node, Output, Owner, Probe, Staged};
+use super::{
+    AccountEdit, Actor, Command, FileKind, Host, Image, Listener, Meta, Node, Output, Owner, Probe, Staged, rules,
+};
 use crate::error::{Failure, Kind, Result};
 use crate::types::{AbsPath, UserName};
 
@@ -122,11 +124,7 @@ fn named(pid: i32) -> String {
 /// Opens a regular file for reading the way daemons do, following links but never blocking; `None` when it is not there.
 fn open_followed(path: &AbsPath) -> Result<Option<File>> {
     let kind = |meta: &std::fs::Metadata| {
-        if meta.is_file() {
-            Ok(())
-        } else {
-            Err(Failure::unknown(path.as_str(), "is no regular file").hint(format!("ls -ld {path}")))
-        }
+        if meta.is_file() { Ok(()) } else { Err(rules::no_file(path)) }
     };
     match std::fs::metadata(path.as_path()) {
         // Opening some devices acts on them, so that is looked at first.
@@ -288,8 +286,7 @@ impl Host for RealHost {
     }
 
     fn hangup(&self, pidfile: &AbsPath, program: &AbsPath) -> Result<()> {
-        let hint = format!("start it: {program} is the program, {pidfile} its pid file");
-        let not_running = |what: &str| Failure::failed(program.as_str(), what).hint(hint.clone());
+        let not_running = |what: &str| rules::not_running(pidfile, program, what);
         let bytes = self.read(pidfile, &Actor::Root)?.ok_or_else(|| not_running("does not run: no pid file"))?;
         let pid = String::from_utf8_lossy(&bytes).trim().parse::<i32>().ok().filter(|pid| *pid > 0);
         let Some(pid) = pid else { return Err(not_running("its pid file holds no pid")) };

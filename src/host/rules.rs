@@ -1,9 +1,9 @@
 //! What may be touched, judged on [`Meta`] alone, so that the machine and its in-memory twin refuse the same things with
 //! the same words. Must not look at anything itself.
 
-use super::{FileKind, Meta, Owner};
+use super::{Database, FileKind, Meta, Owner};
 use crate::error::{Failure, Result};
-use crate::types::{AbsPath, UserName};
+use crate::types::{AbsPath, UserName, Word};
 
 /// The account in whose name file work is done, with its ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,11 +207,14 @@ pub fn home_itself(path: &AbsPath) -> Failure {
     Failure::refused(path.as_str(), "a home is not changed in the name of its user").hint("change what is below it")
 }
 
-/// A home that no program should work in.
-pub fn odd_home(user: &str, home: &str) -> Failure {
-    Failure::refused(format!("/etc/passwd: {user}"), "the home is not a plain absolute path below '/'")
-        .why(format!("'{}'", home.escape_default()))
-        .hint(format!("usermod -d /home/{user} {user}"))
+/// A home as passwd(5) has it, if it is a plain absolute path and not `/`.
+pub fn home_path(user: &UserName, home: &str) -> Result<AbsPath> {
+    let user = user.as_str();
+    AbsPath::parse(home).ok().filter(|path| path.as_str() != "/").ok_or_else(|| {
+        Failure::refused(format!("/etc/passwd: {user}"), "the home is not a plain absolute path below '/'")
+            .why(format!("'{}'", home.escape_default()))
+            .hint(format!("usermod -d /home/{user} {user}"))
+    })
 }
 
 /// Work in the name of an account that is not in passwd(5), where something stands.
@@ -219,4 +222,45 @@ pub fn no_account(user: &UserName, path: &AbsPath) -> Failure {
     Failure::unknown(path.as_str(), "stands there, and its user is no local account")
         .why(format!("there is no '{}' in /etc/passwd", user.as_str()))
         .hint(format!("getent passwd {}; ls -ld {path}", user.as_str()))
+}
+
+/// A file beyond the limit of what is read.
+pub fn too_large(path: &AbsPath, limit: u64) -> Failure {
+    Failure::unknown(path.as_str(), format!("is larger than {limit} bytes"))
+        .why("no file that keyward manages is")
+        .hint(format!("ls -l {path}"))
+}
+
+/// Something else than a file is to be read.
+pub fn no_file(path: &AbsPath) -> Failure {
+    Failure::unknown(path.as_str(), "is no regular file").hint(format!("ls -ld {path}"))
+}
+
+/// Something else than a directory is to be listed.
+pub fn no_directory(path: &AbsPath) -> Failure {
+    Failure::unknown(path.as_str(), "is no directory").hint(format!("ls -ld {path}"))
+}
+
+/// A directory that is to be removed.
+pub fn not_empty(path: &AbsPath) -> Failure {
+    Failure::failed(path.as_str(), "cannot be removed").why("the directory is not empty").hint(format!("ls -A {path}"))
+}
+
+/// A daemon that is to be sent a signal.
+pub fn not_running(pidfile: &AbsPath, program: &AbsPath, what: &str) -> Failure {
+    Failure::failed(program.as_str(), what).hint(format!("start it; its pid file is {pidfile}"))
+}
+
+/// A database and the lock file that the shadow tools keep beside it.
+pub fn shadow_lock(db: Database) -> Option<(AbsPath, AbsPath)> {
+    let file = db.path();
+    let lock = file.parent()?.join(&format!("{}.lock", file.file_name())).ok()?;
+    Some((file, lock))
+}
+
+/// An empty lock file makes the shadow tools fail for ever: an account made now could not be removed by them.
+pub fn stale_lock(file: &AbsPath, lock: &AbsPath) -> Failure {
+    Failure::refused(lock.as_str(), "is an empty lock file, left by a crash")
+        .why(format!("useradd, usermod and passwd fail on {file} as long as it is there"))
+        .hint(format!("rm {lock}"))
 }

@@ -8,7 +8,7 @@ use super::walk::{self, Dir};
 use crate::error::{Kind, Result};
 use crate::host::rules::{self, Who};
 use crate::host::{Image, Meta, Node, bytes_text};
-use crate::types::{AbsPath, Word};
+use crate::types::AbsPath;
 
 /// One piece of file work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,16 +130,5 @@ fn in_dir(dir: &Dir, path: &AbsPath, who: &Who, work: &Work) -> Result<Done> {
         Work::Put(node) => place.put(node).map(|()| Done::Nothing),
         Work::Remove => place.remove().map(|()| Done::Nothing),
         Work::Restore(image) => place.restore(image).map(|()| Done::Nothing),
-    }
-}
-
-/// A home as passwd(5) has it, if it is a plain absolute path and not `/`.
-///
-/// # Errors
-/// Refused otherwise.
-pub fn home_path(user: &str, home: &str) -> Result<AbsPath> {
-    match AbsPath::parse(home) {
-        Ok(path) if path.as_str() != "/" => Ok(path),
-        _ => Err(rules::odd_home(user, home)),
     }
 }

@@ -16,6 +16,7 @@ use super::{fault, walk};
 use crate::error::{Failure, Kind, Result};
 use crate::formats::accounts::Records;
 use crate::host::edits::{self, Databases, Edited};
+use crate::host::rules;
 use crate::host::{AccountEdit, Database, Image, Node, Owner};
 use crate::types::AbsPath;
 
@@ -142,16 +143,12 @@ fn busy(path: &AbsPath, pid: Option<i32>) -> Failure {
     )
 }
 
-/// The shadow tools lock each file besides, by a file holding a pid. An empty one, left by a crash, makes all of them
-/// fail for ever: an account made now could not be removed by them.
+/// The shadow tools lock each file besides, by a file holding a pid.
 fn no_stale_lock(db: Database) -> Result<()> {
-    let file = db.path();
-    let Ok(path) = AbsPath::fixed("/etc").join(&format!("{}.lock", file.file_name())) else { return Ok(()) };
+    let Some((file, path)) = rules::shadow_lock(db) else { return Ok(()) };
     let act::Done::Meta(meta) = act::as_root(&path, &Work::Meta)? else { return Ok(()) };
     if meta.size == 0 {
-        return Err(Failure::refused(path.as_str(), "is an empty lock file, left by a crash")
-            .why(format!("useradd, usermod and passwd fail on {file} as long as it is there"))
-            .hint(format!("rm {path}")));
+        return Err(rules::stale_lock(&file, &path));
     }
     let text = match act::as_root(&path, &Work::Capture)? {
         act::Done::Image(Image::File { content, .. }) => String::from_utf8_lossy(&content).into_owned(),

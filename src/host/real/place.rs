@@ -319,9 +319,7 @@ pub fn limited(file: &File, path: &AbsPath, limit: u64) -> Result<Vec<u8>> {
         .read_to_end(&mut bytes)
         .map_err(|error| io_fault(Kind::Unknown, path, "cannot be read", &error))?;
     if bytes.len() as u64 > limit {
-        return Err(Failure::unknown(path.as_str(), format!("is larger than {limit} bytes"))
-            .why("no file that keyward manages is")
-            .hint(format!("ls -l {path}")));
+        return Err(rules::too_large(path, limit));
     }
     Ok(bytes)
 }

@@ -194,7 +194,7 @@ fn become_user(hello: &Hello) -> Result<Option<(Who, AbsPath)>> {
     let user = &hello.user;
     let bytes = super::databases::read_database(crate::host::Database::Passwd)?.unwrap_or_default();
     let Some(entry) = Records::parse(&bytes).passwd_entry(user.as_str()) else { return Ok(None) };
-    let home = act::home_path(user.as_str(), &entry.home)?;
+    let home = rules::home_path(user, &entry.home)?;
     let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
     let refused = |what: &str, why: String| {
         Failure::refused(format!("work as '{}'", user.as_str()), what).why(why).hint("run keyward as root")
