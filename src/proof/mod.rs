@@ -9,6 +9,7 @@ mod judge;
 mod login;
 pub mod prover;
 pub mod scaffold;
+pub mod session;
 pub mod wire;
 pub mod worker;
 
