@@ -8,11 +8,12 @@ pub mod user;
 
 use crate::resource::Kind;
 
-/// All resources, in the order in which their changes run within a stage.
+/// All resources, in the order in which their additive changes run: the firewall opens a port before sshd listens on
+/// it. Subtractive changes run in the reverse order.
 pub const REGISTRY: &[Kind] = &[
     Kind::of::<user::User>(),
     Kind::of::<root::Root>(),
     Kind::of::<authorized_keys::AuthorizedKeys>(),
-    Kind::of::<sshd::Sshd>(),
     Kind::of::<firewall::Firewall>(),
+    Kind::of::<sshd::Sshd>(),
 ];
