@@ -40,6 +40,27 @@ pub struct RealHost {
     sessions: Mutex<BTreeMap<(UserName, Option<u32>), user::Session>>,
 }
 
+/// How long a daemon may take to start over after a hangup.
+const HANGUP_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What changes when a daemon writes its pid file anew; `None` while there is no pid in it.
+fn pid_file_mark(path: &AbsPath) -> Option<(u64, i64, i64)> {
+    let meta = std::fs::metadata(path.as_path()).ok()?;
+    (meta.size() > 0).then_some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// Waits until `done`, at most [`HANGUP_LIMIT`]; false when it took longer.
+fn wait_until(done: impl Fn() -> bool) -> bool {
+    let start = std::time::Instant::now();
+    while !done() {
+        if start.elapsed() > HANGUP_LIMIT {
+            return false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    true
+}
+
 impl Default for RealHost {
     fn default() -> Self {
         Self::new()
@@ -287,6 +308,8 @@ impl Host for RealHost {
 
     fn hangup(&self, pidfile: &AbsPath, program: &AbsPath) -> Result<()> {
         let not_running = |what: &str| rules::not_running(pidfile, program, what);
+        // While it starts over, the daemon has no pid file and ignores a hangup.
+        wait_until(|| pid_file_mark(pidfile).is_some());
         let bytes = self.read(pidfile, &Actor::Root)?.ok_or_else(|| not_running("does not run: no pid file"))?;
         let pid = String::from_utf8_lossy(&bytes).trim().parse::<i32>().ok().filter(|pid| *pid > 0);
         let Some(pid) = pid else { return Err(not_running("its pid file holds no pid")) };
@@ -297,7 +320,10 @@ impl Host for RealHost {
         if runs.strip_suffix(" (deleted)").unwrap_or(&runs) != program.as_str() {
             return Err(not_running("does not run: the pid in its pid file belongs to another program").why(runs));
         }
+        let before = pid_file_mark(pidfile);
         kill(Pid::from_raw(pid), Signal::SIGHUP)
-            .map_err(|errno| not_running("cannot be sent a hangup").why(errno.desc().to_lowercase()))
+            .map_err(|errno| not_running("cannot be sent a hangup").why(errno.desc().to_lowercase()))?;
+        let there = || pid_file_mark(pidfile).is_some_and(|mark| Some(mark) != before);
+        if wait_until(there) { Ok(()) } else { Err(not_running("did not come back after the hangup")) }
     }
 }
