@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use keyward::target::sandbox::{INSIDE_V4, INSIDE_V6, Sandbox};
+use keyward::target::sandbox::{INSIDE_V4, INSIDE_V6, Sandbox, sources};
 use support::{Bed, KEYWARD, SUITES, finish, options, skipped};
 
 #[test]
@@ -81,21 +81,28 @@ fn root_in_the_copy_has_no_power_over_the_machine() {
 }
 
 #[test]
-fn programs_in_the_copy_talk_to_a_worker_outside() {
-    let Some(bed) = Bed::new("programs_in_the_copy", "sid") else { return };
-    let worker = bed.sandbox.outside_worker(keyward::proof::WORKER_ARG).unwrap();
-    let request = |port: u16| {
-        use keyward::proof::Request;
-        let request = Request::Connect { addresses: vec![(INSIDE_V4, port).into()], deadline_ms: 2000 };
-        serde_json::to_string(&[request]).unwrap()
+fn a_worker_outside_finds_the_doors_from_every_source() {
+    use keyward::proof::{Door, Line, PipeWorker, Request, WORKER_ARG, Worker as _};
+    let Some(bed) = Bed::new("a_worker_outside", "sid") else { return };
+    let mut process = bed.sandbox.outside().unwrap();
+    let mut process = process.arg(WORKER_ARG).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut worker = PipeWorker::new(process.stdout.take().unwrap(), process.stdin.take().unwrap());
+    let addresses = vec![(INSIDE_V4, 22).into(), (INSIDE_V6, 22).into(), (INSIDE_V4, 23).into()];
+    let replies = worker.ask(&[Request::Connect { addresses, deadline_ms: 2000 }]).unwrap();
+    assert_eq!(replies[0].doors, [Door::Open, Door::Open, Door::Refused]);
+    let host_key = bed.sh("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub").ok().stdout.trim().to_owned();
+    let methods = |source: std::net::IpAddr| {
+        let address = if source.is_ipv4() { INSIDE_V4.into() } else { INSIDE_V6.into() };
+        let address = std::net::SocketAddr::new(address, 22);
+        let line = Line { address, source: Some(source), host_keys: vec![host_key.clone()], deadline_ms: 5000 };
+        Request::Methods { line, user: "root".to_owned() }
     };
-    let script = "set -- $KEYWARD_OUTSIDE_PIPES; cat >/proc/self/fd/$2; head -n 1 </proc/self/fd/$1";
-    for (port, door) in [(22, "open"), (23, "refused")] {
-        let mut command = bed.sandbox.command_with("/bin/sh", &worker).unwrap();
-        command.args(["-ec", script]);
-        let answer = finish(command, format!("{}\n", request(port)).as_bytes()).ok().stdout;
-        assert!(answer.contains(door), "port {port}: {answer}");
+    let requests: Vec<Request> = sources().map(methods).collect();
+    for (request, reply) in requests.iter().zip(worker.ask(&requests).unwrap()) {
+        assert!(reply.ok && reply.methods.contains(&"publickey".to_owned()), "{request:?}: {reply:?}");
     }
+    drop(worker);
+    process.wait().unwrap();
 }
 
 #[test]

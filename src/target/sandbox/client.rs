@@ -1,11 +1,10 @@
 //! The caller's side of the sandbox: builds, boots and ends it, and starts programs in it.
 
 use std::io::BufReader;
-use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
-use super::enter::{Into, PIPES};
+use super::enter::Into;
 use super::wire::{Answer, Booted, Build, Order, Purpose, hear, say};
 use super::{ENTER, WARDEN};
 use crate::error::{Failure, Result};
@@ -153,45 +152,6 @@ impl Sandbox {
         self.outside_program("/proc/self/exe")
     }
 
-    /// Starts this very program with `verb` in the outside world's network, with pipes to it: the worker that makes
-    /// connections to the copy.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn outside_worker(&self, verb: &str) -> Result<Outside> {
-        let mut command = self.outside()?;
-        let mut process = command
-            .arg(verb)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| Failure::unknown("sandbox", "nobody is in the outside world").why(error))?;
-        let (to, from) = (process.stdin.take().ok_or_else(lost)?, process.stdout.take().ok_or_else(lost)?);
-        Ok(Outside { process, to, from })
-    }
-
-    /// As [`Sandbox::command`], with the worker's pipes handed on: the program finds them with
-    /// [`super::outside_pipes`]. The worker must live until the program ended.
-    ///
-    /// # Errors
-    /// When the copy does not run.
-    pub fn command_with(&self, program: &str, worker: &Outside) -> Result<Command> {
-        let pid = self.running.ok_or_else(|| Failure::unknown("sandbox", "the copy does not run"))?;
-        let mut command = Command::new(&self.program);
-        command.args([ENTER, Into::Copy.word(), &pid.to_string(), PIPES, &std::process::id().to_string()]);
-        command.args([worker.from.as_raw_fd().to_string(), worker.to.as_raw_fd().to_string()]);
-        command.arg(program).env_clear().envs(ENVIRONMENT);
-        Ok(command)
-    }
-
-    /// As [`Sandbox::agent`], with the worker's pipes handed on.
-    ///
-    /// # Errors
-    /// When the copy does not run.
-    pub fn agent_with(&self, worker: &Outside) -> Result<Command> {
-        self.command_with("/proc/self/exe", worker)
-    }
-
     /// As [`Sandbox::outside`], for any program of the machine.
     ///
     /// # Errors
@@ -246,21 +206,6 @@ impl Sandbox {
             Some(answer) => Ok(answer),
             None => Err(lost()),
         }
-    }
-}
-
-/// A worker in the outside world; ends with this value.
-#[derive(Debug)]
-pub struct Outside {
-    process: Child,
-    to: ChildStdin,
-    from: ChildStdout,
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

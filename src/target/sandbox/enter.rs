@@ -2,11 +2,10 @@
 //! verb joins the namespaces of a process and then runs the rest of its arguments. Decides nothing.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd as _, IntoRawFd as _};
+use std::os::fd::IntoRawFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, ExitCode};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
 
 use super::os;
@@ -49,29 +48,7 @@ impl Into {
     }
 }
 
-/// In the environment of an agent: the file descriptors from which to read the outside worker's replies and to which
-/// to write its requests, with a blank between them.
-const OUTSIDE_PIPES: &str = "KEYWARD_OUTSIDE_PIPES";
-/// Before the program: `--pipes PID FROM TO` hands descriptors of process PID on, see [`outside_pipes`].
-pub const PIPES: &str = "--pipes";
-
-/// In the copy: the pipe from and the pipe to the worker in the outside world; `None` when the caller gave none.
-///
-/// # Errors
-/// When the caller's descriptors are not there.
-pub fn outside_pipes() -> Result<Option<(File, File)>> {
-    let Ok(words) = std::env::var(OUTSIDE_PIPES) else { return Ok(None) };
-    let broken = || Failure::unknown("sandbox", "the way to the outside world is broken");
-    let (from, to) = words.split_once(' ').ok_or_else(broken)?;
-    let pipe = |number: &str, options: &std::fs::OpenOptions| {
-        options.open(format!("/proc/self/fd/{number}")).map_err(|error| broken().why(error))
-    };
-    let from = pipe(from, std::fs::OpenOptions::new().read(true))?;
-    Ok(Some((from, pipe(to, std::fs::OpenOptions::new().write(true))?)))
-}
-
-/// The hidden verb: `WORD PID [--pipes PID FROM TO] PROGRAM [ARGUMENT...]`; its exit code is the program's, 128 and the
-/// signal for a signal.
+/// The hidden verb: `WORD PID PROGRAM [ARGUMENT...]`; its exit code is the program's, 128 and the signal for a signal.
 pub fn main(arguments: &[String]) -> ExitCode {
     match run(arguments) {
         Ok(code) => ExitCode::from(code),
@@ -85,13 +62,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
 
 fn run(arguments: &[String]) -> Result<u8> {
     let wrong = || Failure::unknown("sandbox", "it was not told where to go");
-    let (word, pid, pipes, program, rest) = match arguments {
-        [word, pid, flag, caller, from, to, program, rest @ ..] if flag == PIPES => {
-            (word, pid, Some(inherit(caller, from, to)?), program, rest)
-        }
-        [word, pid, program, rest @ ..] => (word, pid, None, program, rest),
-        _ => return Err(wrong()),
-    };
+    let [word, pid, program, rest @ ..] = arguments else { return Err(wrong()) };
     let into = [Into::Copy, Into::CopyOnline, Into::Outside].into_iter().find(|into| into.word() == word.as_str());
     let into = into.ok_or_else(wrong)?;
     let own = own_file()?;
@@ -112,9 +83,6 @@ fn run(arguments: &[String]) -> Result<u8> {
     let mut command =
         if into == Into::Outside || joined_user { Command::new(program) } else { without_powers(program, &own)? };
     command.args(rest);
-    if let Some((from, to)) = &pipes {
-        command.env(OUTSIDE_PIPES, format!("{} {}", from.as_raw_fd(), to.as_raw_fd()));
-    }
     if into == Into::Outside {
         return Err(Failure::unknown(program.clone(), "cannot be started").why(command.exec()));
     }
@@ -156,16 +124,4 @@ pub fn without_powers(program: &str, own: &File) -> Result<Command> {
         command.arg(program);
     }
     Ok(command)
-}
-
-/// Opens two pipes of process `caller` so that a child inherits them. The caller itself cannot leave its own
-/// descriptors open to children: any other thread's child would hold the pipes open, too.
-fn inherit(caller: &str, from: &str, to: &str) -> Result<(File, File)> {
-    let gone = |error: std::io::Error| Failure::unknown("sandbox", "the way to the outside world is broken").why(error);
-    let from = File::open(format!("/proc/{caller}/fd/{from}")).map_err(gone)?;
-    let to = File::options().write(true).open(format!("/proc/{caller}/fd/{to}")).map_err(gone)?;
-    for pipe in [&from, &to] {
-        fcntl(pipe, FcntlArg::F_SETFD(FdFlag::empty())).map_err(os("the way to the outside world is broken"))?;
-    }
-    Ok((from, to))
 }

@@ -18,8 +18,7 @@ pub(super) mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-pub use client::{Options, Outside, Sandbox};
-pub use enter::outside_pipes;
+pub use client::{Options, Sandbox};
 pub use wire::Booted;
 
 use crate::error::Failure;
@@ -46,6 +45,8 @@ const PREFIX_V6: u8 = 64;
 /// The copy's end of the veth pair.
 pub const INSIDE_LINK: &str = "outside0";
 
+/// The first of [`sources`].
+pub const VISITOR_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 /// More addresses of the outside world, in networks that are not the copy's: sshd judges each by itself. Six of each
 /// family, 198.51.100.7 and 2001:db8:51::7 first.
 pub fn sources() -> impl Iterator<Item = IpAddr> {
