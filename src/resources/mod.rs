@@ -2,8 +2,10 @@
 
 pub mod authorized_keys;
 pub mod firewall;
+pub mod packages;
 pub mod root;
 pub mod sshd;
+pub mod sudo;
 pub mod user;
 
 use crate::resource::Kind;
@@ -14,6 +16,7 @@ pub const REGISTRY: &[Kind] = &[
     Kind::of::<user::User>(),
     Kind::of::<root::Root>(),
     Kind::of::<authorized_keys::AuthorizedKeys>(),
+    Kind::of::<sudo::Sudo>(),
     Kind::of::<firewall::Firewall>(),
     Kind::of::<sshd::Sshd>(),
 ];

@@ -220,10 +220,12 @@ fn expand_one(file: &str, account: &Account) -> Option<AbsPath> {
     if text.starts_with('/') { AbsPath::parse(text).ok() } else { account.home.join(text).ok() }
 }
 
-/// A home that its account does not own gives it no place for keys, unless the directory in it does.
+/// A home that its account does not own gives it no place for keys.
 fn check_home(desired: &Desired, account: &Account, paths: &[AbsPath], probe: &dyn Probe) -> Result<()> {
     let name = account.name.as_str();
-    let Some(first) = paths.iter().find(|path| path.is_within(&account.home)) else { return Ok(()) };
+    if !paths.iter().any(|path| path.is_within(&account.home)) {
+        return Ok(());
+    }
     let place = format!("home of {name}");
     let Some(meta) = probe.meta(&account.home, &Actor::Root)? else {
         // For an administrator the account's own task makes it first.
@@ -240,11 +242,6 @@ fn check_home(desired: &Desired, account: &Account, paths: &[AbsPath], probe: &d
             .hint(format!("give the account the plain path: usermod --home PATH {name}")));
     }
     if Some(meta.uid) == account.uid {
-        return Ok(());
-    }
-    let directory = first.parent().filter(|dir| *dir != account.home);
-    let kept = directory.map(|dir| probe.meta(&dir, &Actor::Root)).transpose()?.flatten();
-    if meta.uid == 0 && kept.is_some_and(|dir| dir.kind == FileKind::Dir && Some(dir.uid) == account.uid) {
         return Ok(());
     }
     Err(Failure::refused(place, format!("{} belongs to uid {}, so {name} cannot own ~/.ssh", account.home, meta.uid))
@@ -284,10 +281,7 @@ fn place(path: AbsPath, account: &Account, probe: &dyn Probe) -> Result<Place> {
             .why("the same file stands somewhere else, too")
             .hint(format!("make it a file of its own: cp -p {0} {0}.new && mv {0}.new {0}", place.path)));
     }
-    // A file of root's is fine as long as sshd, which reads it as the user, can read it.
-    if !(meta.uid == 0 && meta.mode & 0o004 != 0) {
-        check_owner(&place.path, &meta, &owners, account)?;
-    }
+    check_owner(&place.path, &meta, &owners, account)?;
     place.mode = meta.mode;
     place.content = probe.read(&place.path, &place.actor)?;
     Ok(place)

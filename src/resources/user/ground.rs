@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::{Failure, Result};
 use crate::formats::accounts::Records;
 use crate::host::{Actor, Command, FileKind, Meta, Node, Owner, Probe};
-use crate::types::{AbsPath, Word};
+use crate::types::AbsPath;
 
 /// The user databases; one that is not there is `None`.
 #[derive(Debug, Default)]
@@ -125,52 +125,39 @@ pub fn known_elsewhere(probe: &dyn Probe, database: &str, key: &str) -> Result<b
     }
 }
 
-/// The true place of a home: links among its parents are resolved where root alone can make them, since /home is often
-/// a link to a larger disk. Every parent must be a directory that only root can write, or its owner could swap the home.
-pub fn place(probe: &dyn Probe, home: &AbsPath) -> Result<AbsPath> {
-    let mut path = home.clone();
-    'again: for _ in 0..8 {
-        let parents: Vec<AbsPath> = std::iter::successors(path.parent(), AbsPath::parent).collect();
-        for parent in parents.into_iter().rev() {
-            let meta = probe.meta(&parent, &Actor::Root)?.ok_or_else(|| {
-                Failure::refused(home.as_str(), format!("the directory {parent} is missing"))
-                    .hint(format!("make it first: install -d -m 755 {parent}"))
-            })?;
-            if meta.kind == FileKind::Link && meta.uid == 0 {
-                path = through(probe, &path, &parent)?;
-                continue 'again;
-            }
-            if meta.kind != FileKind::Dir || meta.uid != 0 || meta.mode & 0o022 != 0 {
-                return Err(Failure::refused(home.as_str(), format!("{parent} can be changed by others than root"))
-                    .why(format!("it is {}, owner uid {}, mode {:04o}", word(meta.kind), meta.uid, meta.mode))
-                    .hint("give a home whose parents belong to root and are writable by root alone"));
-            }
+/// Checks that every directory above a home belongs to root and is writable by root alone: whoever can write to one could
+/// swap the home. Links are not followed, as nobody who works in the home later would; the true path is named instead.
+pub fn check_parents(probe: &dyn Probe, home: &AbsPath) -> Result<()> {
+    let parents: Vec<AbsPath> = std::iter::successors(home.parent(), AbsPath::parent).collect();
+    for parent in parents.into_iter().rev() {
+        let meta = probe.meta(&parent, &Actor::Root)?.ok_or_else(|| {
+            Failure::refused(home.as_str(), format!("the directory {parent} is missing"))
+                .hint(format!("make it first: install -d -m 755 {parent}"))
+        })?;
+        if meta.kind == FileKind::Link {
+            return Err(Failure::refused(home.as_str(), format!("{parent} is a link"))
+                .why("keyward follows no link on the way to a home")
+                .hint(format!("name the true path: home: {}", true_path(probe, home, &parent)?)));
         }
-        return Ok(path);
+        if meta.kind != FileKind::Dir || meta.uid != 0 || meta.mode & 0o022 != 0 {
+            return Err(Failure::refused(home.as_str(), format!("{parent} can be changed by others than root"))
+                .why(format!("it is {}, owner uid {}, mode {:04o}", word(meta.kind), meta.uid, meta.mode))
+                .hint("give a home whose parents belong to root and are writable by root alone"));
+        }
     }
-    Err(Failure::refused(home.as_str(), "too many links lead to this home").hint("give the plain path as home"))
+    Ok(())
 }
 
-/// `path` with its parent `link` replaced by what it points to.
-fn through(probe: &dyn Probe, path: &AbsPath, link: &AbsPath) -> Result<AbsPath> {
-    let broken = |why: String| {
-        Failure::refused(path.as_str(), format!("the link {link} leads nowhere plain"))
-            .why(why)
-            .hint("give the plain path as home")
-    };
+/// `home` with its parent `link` replaced by what it points to, for a message.
+fn true_path(probe: &dyn Probe, home: &AbsPath, link: &AbsPath) -> Result<String> {
     let target = probe.link(link)?.unwrap_or_default();
-    let base = if target.starts_with('/') {
-        target
-    } else {
-        let up = link.parent().map(|parent| parent.as_str().trim_end_matches('/').to_owned()).unwrap_or_default();
-        format!("{up}/{target}")
-    };
-    let rest = path.as_str().strip_prefix(link.as_str()).unwrap_or_default();
-    let joined = format!("{}{rest}", base.trim_end_matches('/'));
-    AbsPath::parse(&joined).map_err(|invalid| broken(invalid.why))
+    let up = link.parent().map(|parent| parent.as_str().trim_end_matches('/').to_owned()).unwrap_or_default();
+    let base = if target.starts_with('/') { target } else { format!("{up}/{target}") };
+    let rest = home.as_str().strip_prefix(link.as_str()).unwrap_or_default();
+    Ok(format!("{}{rest}", base.trim_end_matches('/')))
 }
 
-/// What stands at a home's true place.
+/// What stands where a home is to be.
 pub fn home(probe: &dyn Probe, path: &AbsPath) -> Result<Home> {
     Ok(match probe.meta(path, &Actor::Root)? {
         None => Home::Absent,

@@ -62,7 +62,7 @@ pub struct Observed {
     databases: Databases,
     defs: LoginDefs,
     today: i64,
-    /// Where the home truly is, links among its parents resolved.
+    /// Where the home is or is to be.
     place: AbsPath,
     home: Home,
     skeleton: Vec<Skeleton>,
@@ -162,8 +162,9 @@ impl Resource for User {
         };
         // The home of an account that stays as it is and need not log in is none of keyward's business.
         if let Some(path) = home_path.filter(|_| entry.is_none() || desired.admin && !desired.name.is_root()) {
-            found.place = ground::place(probe, &path)?;
-            found.home = ground::home(probe, &found.place)?;
+            ground::check_parents(probe, &path)?;
+            found.home = ground::home(probe, &path)?;
+            found.place = path;
         }
         let shell = desired.shell.as_ref().map_or_else(
             || entry.as_ref().map_or("/bin/bash", |entry| entry.shell.as_str()).to_owned(),
