@@ -1,0 +1,109 @@
+//! A valid playbook with everything that is needed to judge one host by it: the wiring of registry, packages and access
+//! check. Used by the verbs on this machine and by the agent in a copy.
+
+use std::collections::BTreeSet;
+
+use crate::access::WaysIn;
+use crate::change::Plan;
+use crate::engine::{self, About};
+use crate::error::{Failure, Result};
+use crate::facts::Facts;
+use crate::host::Probe;
+use crate::outcome::{Event, Exit, Sink};
+use crate::playbook::{self, Faults, Playbook};
+use crate::resource::{LoadedFile, Loader, Task};
+use crate::resources::{REGISTRY, packages};
+
+use super::Ending;
+use super::loader::FileLoader;
+
+/// A playbook that was found valid.
+pub struct Job {
+    /// Which playbook.
+    pub about: About,
+    /// In registry order, packages first.
+    pub tasks: Vec<Box<dyn Task>>,
+    /// The rule about ways in.
+    pub access: WaysIn,
+    /// Debian packages that the tasks need.
+    pub packages: Vec<&'static str>,
+    /// Every text that was read, to make the same job elsewhere.
+    pub sources: Vec<LoadedFile>,
+}
+
+/// Texts read elsewhere, handed on.
+pub struct Handed(pub Vec<LoadedFile>);
+
+impl Loader for Handed {
+    fn load(&self, name: &str) -> Result<String> {
+        let found = self.0.iter().find(|file| file.name == name);
+        found.map(|file| file.text.clone()).ok_or_else(|| Failure::input(name, "was not handed on"))
+    }
+}
+
+/// Why there is no job.
+pub enum NoJob {
+    /// The playbook's directory cannot be trusted or opened.
+    Place(Failure),
+    /// The playbook is wrong.
+    Faults(Faults),
+}
+
+impl Job {
+    /// Reads and checks the playbook that the user named.
+    ///
+    /// # Errors
+    /// Every fault of it.
+    pub fn open(name: &str, wait: u64) -> std::result::Result<Self, NoJob> {
+        let loader = FileLoader::open(name).map_err(NoJob::Place)?;
+        Self::load(name, wait, &loader)
+    }
+
+    /// Checks a playbook read by any loader.
+    ///
+    /// # Errors
+    /// Every fault of it.
+    pub fn load(name: &str, wait: u64, loader: &dyn Loader) -> std::result::Result<Self, NoJob> {
+        let playbook = playbook::load(name, REGISTRY, loader).map_err(NoJob::Faults)?;
+        let needed: BTreeSet<&'static str> = playbook.tasks.iter().flat_map(|task| task.packages()).copied().collect();
+        let needed: Vec<&'static str> = needed.into_iter().collect();
+        let access = ways_in(&playbook);
+        let Playbook { digest, sources, tasks, .. } = playbook;
+        let mut all: Vec<Box<dyn Task>> = Vec::with_capacity(tasks.len() + 1);
+        if !needed.is_empty() {
+            all.push(packages::task(&needed, wait));
+        }
+        all.extend(tasks);
+        let about = About { playbook: name.to_owned(), digest };
+        Ok(Self { about, tasks: all, access, packages: needed, sources })
+    }
+
+    /// Facts of the host, and the plan. Every failure goes to the sink; the first decides the ending.
+    ///
+    /// # Errors
+    /// How the verb ends.
+    pub fn assess(&self, probe: &dyn Probe, sink: &mut dyn Sink) -> std::result::Result<(Facts, Plan), Ending> {
+        let facts = Facts::gather(probe).map_err(|failure| all_failed(vec![failure], sink))?;
+        let plan = engine::assess(&self.tasks, &self.about, &facts, probe, &self.access);
+        plan.map(|plan| (facts, plan)).map_err(|failures| all_failed(failures, sink))
+    }
+}
+
+/// Tells every failure; the first is the worst.
+fn all_failed(failures: Vec<Failure>, sink: &mut dyn Sink) -> Ending {
+    let exit = failures.first().map_or(Exit::CannotJudge, |failure| Exit::from(failure.kind));
+    for failure in failures {
+        sink.event(Event::Failed { failure });
+    }
+    Ending::new(exit, "nothing was changed", "")
+}
+
+fn ways_in(playbook: &Playbook) -> WaysIn {
+    let users = playbook.document.section("users").as_array().map(Vec::as_slice).unwrap_or_default();
+    let admin = |user: &&serde_json::Value| user.get("admin").and_then(serde_json::Value::as_bool) == Some(true);
+    let name = |user: &serde_json::Value| user.get("name").and_then(|name| name.as_str()).map(str::to_owned);
+    WaysIn {
+        at_least: usize::try_from(playbook.min_ways_in).unwrap_or(usize::MAX),
+        declared: users.iter().filter(admin).filter_map(name).collect(),
+    }
+}
