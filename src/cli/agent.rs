@@ -14,7 +14,7 @@ use crate::error::{Failure, Result};
 use crate::host::real::{RealHost, prepare_process};
 use crate::outcome::{Event, Exit, Reach, Sink};
 use crate::proof::{OutsideProver, Reply, Request, RootKey, Route, Worker};
-use crate::resource::LoadedFile;
+use crate::resource::{LoadedFile, Unguarded};
 use crate::target::sandbox::{INSIDE_V4, INSIDE_V6, OUTSIDE_V4, OUTSIDE_V6, VISITOR_V4};
 
 use super::job::{Handed, Job, NoJob};
@@ -142,6 +142,7 @@ fn run(sink: &mut dyn Sink) -> Result<Ending> {
             plan,
             access: &job.access,
             prover: Some(&mut prover),
+            guard: &mut Unguarded,
             approve: &mut |_| true,
         },
         sink,

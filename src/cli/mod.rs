@@ -1,24 +1,40 @@
 //! The command line: arguments, one file a verb, and the wiring of registry, loader, prover and access check.
 
+mod agent;
+mod apply;
 mod args;
 mod completions;
+mod evidence;
+mod explain;
+mod fetch;
 mod history;
+mod init;
+mod job;
+mod lint;
 pub mod loader;
 mod log;
 mod man;
+mod plan;
+mod rehearse;
+mod rollback;
 mod schema;
 mod show;
 mod state;
 mod terminal;
 mod uninstall;
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use crate::change::Plan;
+use crate::engine::Outcome;
 use crate::error::{Failure, Result};
+use crate::host::real::prepare_process;
 use crate::outcome::{Event, Exit, Sink};
 
-use args::{Cli, Format, Verb};
+use args::{Cli, Format, TargetArg, Verb};
 use terminal::Terminal;
 
 /// How a verb ended: exit, verdict, next command and the run's id.
@@ -34,18 +50,33 @@ impl Ending {
     pub fn new(exit: Exit, verdict: impl Into<String>, next: impl Into<String>) -> Self {
         Self { exit, verdict: verdict.into(), next: next.into(), run: None }
     }
+
+    /// How a verb ends that only showed this plan.
+    pub fn of_plan(plan: &Plan) -> Self {
+        let exit = if plan.is_converged() { Exit::AsAsked } else { Exit::Differs };
+        Self::new(exit, crate::report::plan::verdict(plan), "")
+    }
+
+    /// The last event of a verb.
+    pub fn finished(self, began: Instant) -> Event {
+        let Self { exit, verdict, next, run } = self;
+        let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Event::Finished { code: exit.code(), exit, verdict, next, run, millis }
+    }
+}
+
+impl From<Outcome> for Ending {
+    fn from(outcome: Outcome) -> Self {
+        let Outcome { exit, verdict, next, run } = outcome;
+        Self { exit, verdict, next, run }
+    }
 }
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|verb| verb == crate::proof::WORKER_ARG) {
-        return crate::proof::worker::main();
-    }
-    if std::env::args_os().nth(1).is_some_and(|word| word == crate::host::real::AS_USER_ARG) {
-        return crate::host::real::as_user_main();
-    }
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    if let Some(code) = crate::target::hidden(&arguments) {
+    // Hidden verbs first: they are this program's own children and must find the process untouched.
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(code) = hidden(&words) {
         return code;
     }
     match args::parse(std::env::args_os()) {
@@ -54,55 +85,66 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn hidden(words: &[OsString]) -> Option<ExitCode> {
+    match words.first()?.to_str()? {
+        crate::proof::WORKER_ARG => Some(crate::proof::worker::main()),
+        crate::host::real::AS_USER_ARG => Some(crate::host::real::as_user_main()),
+        agent::ARG => Some(agent::main()),
+        fetch::ARG => Some(fetch::main()),
+        _ => crate::target::hidden(words),
+    }
+}
+
 fn run(cli: &Cli) -> ExitCode {
     let began = Instant::now();
     let mut terminal = Terminal::new(&cli.global, whole_diffs(&cli.verb));
-    let ending = match verb(cli, &mut terminal) {
-        Ok(Some(ending)) => ending,
-        Ok(None) => return ExitCode::from(terminal.code().unwrap_or_default()),
-        Err(failure) => {
-            let exit = Exit::from(failure.kind);
-            terminal.event(Event::Failed { failure });
-            Ending::new(exit, "", "")
-        }
-    };
-    let code = ending.exit.code();
-    terminal.event(Event::Finished {
-        code,
-        exit: ending.exit,
-        verdict: ending.verdict,
-        next: ending.next,
-        run: ending.run,
-        millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    let ended = prepare_process().and_then(|()| verb(cli, &mut terminal));
+    let ending = ended.unwrap_or_else(|failure| {
+        let exit = Exit::from(failure.kind);
+        terminal.event(Event::Failed { failure });
+        Ending::new(exit, "", "")
     });
+    let code = ending.exit.code();
+    terminal.event(ending.finished(began));
     ExitCode::from(code)
 }
 
-/// Runs one verb. `None` when a far end has sent the last event already.
-fn verb(cli: &Cli, terminal: &mut Terminal) -> Result<Option<Ending>> {
-    let ending = match &cli.verb {
-        Verb::Completions(completions) => completions::run(completions, cli.global.format, terminal),
-        Verb::Schema => schema::run(cli.global.format, terminal)?,
-        Verb::History => {
-            state::only_local(&cli.global, "history")?;
-            history::run(terminal)?
+/// Runs one verb.
+fn verb(cli: &Cli, terminal: &mut Terminal) -> Result<Ending> {
+    let (global, format) = (&cli.global, cli.global.format);
+    match &cli.verb {
+        Verb::Plan(args) => plan::run(args, global, terminal),
+        Verb::Apply(args) => apply::run(args, global, terminal),
+        Verb::Rehearse(args) => rehearse(args, global, terminal),
+        Verb::Lint(args) => lint::run(args, terminal),
+        Verb::Init(args) => init::run(args, terminal),
+        Verb::Schema => schema::run(format, terminal),
+        Verb::Explain(args) => explain::run(args, format, terminal),
+        Verb::Completions(args) => Ok(completions::run(args, format, terminal)),
+        Verb::Man(args) => man::run(args, format, terminal),
+        records => {
+            state::only_local(global)?;
+            match records {
+                Verb::Rollback(args) => rollback::run(args, terminal),
+                Verb::Show(args) => show::run(args, terminal),
+                Verb::Log(args) => log::run(args, terminal),
+                Verb::Uninstall(args) => uninstall::run(args, terminal),
+                _ => history::run(terminal),
+            }
         }
-        Verb::Show(args) => {
-            state::only_local(&cli.global, "show")?;
-            show::run(args, terminal)?
-        }
-        Verb::Log(args) => {
-            state::only_local(&cli.global, "log")?;
-            log::run(args, terminal)?
-        }
-        Verb::Uninstall(args) => {
-            state::only_local(&cli.global, "uninstall")?;
-            uninstall::run(args, terminal)?
-        }
-        Verb::Man(man) => man::run(man, cli.global.format, terminal)?,
-        _ => return Err(Failure::refused("keyward", "this verb is not built yet")),
+    }
+}
+
+fn rehearse(args: &args::RehearseArgs, global: &args::Global, terminal: &mut Terminal) -> Result<Ending> {
+    let job = match terminal.job(&args.playbook, 0)? {
+        Ok(job) => job,
+        Err(ending) => return Ok(ending),
     };
-    Ok(Some(ending))
+    let root = match global.target() {
+        TargetArg::Rootfs(dir) => dir,
+        TargetArg::Local | TargetArg::Sandbox => PathBuf::from("/"),
+    };
+    rehearse::run(&job, agent::Act::Rehearse, &root, terminal)
 }
 
 const fn whole_diffs(verb: &Verb) -> bool {

@@ -14,7 +14,7 @@ use crate::types::{AbsPath, Word as _};
 
 use super::agent::{self, Act, Answer, Order, Said};
 use super::job::Job;
-use super::{Ending, fetch};
+use super::{Ending, fetch, state};
 
 /// Rehearses on a copy of `root`.
 pub fn run(job: &Job, act: Act, root: &Path, sink: &mut dyn Sink) -> Result<Ending> {
@@ -47,8 +47,8 @@ fn told(mut ending: Ending, act: Act, job: &Job, root: &AbsPath, sink: &mut dyn 
     ending.run = None;
     let playbook = &job.about.playbook;
     ending.next = match (act, ending.exit) {
-        (Act::Plan, _) => format!("keyward rehearse {playbook}"),
-        (Act::Rehearse, Exit::AsAsked | Exit::Unverified) if root.as_str() == "/" => format!("keyward plan {playbook}"),
+        (Act::Plan, _) => format!("keyward rehearse {}", state::quoted(playbook)),
+        (Act::Rehearse, Exit::AsAsked | Exit::Unverified) if root.as_str() == "/" => format!("keyward plan {}", state::quoted(playbook)),
         _ => String::new(),
     };
     if act == Act::Rehearse && !ending.verdict.is_empty() {

@@ -17,6 +17,14 @@ pub const AUDIT: &str = "/var/log/keyward/audit.jsonl";
 const LOCK: &str = "/run/keyward/lock";
 const AUDIT_HEAD: &str = "/var/lib/keyward/audit.head";
 
+/// Opens the journals, making their directory when it is missing.
+///
+/// # Errors
+/// As [`DirShelf::open`].
+pub fn shelf() -> Result<DirShelf> {
+    DirShelf::open(&AbsPath::fixed(STATE), &AbsPath::fixed(LOCK))
+}
+
 /// The journals when there are any; makes nothing.
 ///
 /// # Errors
@@ -46,7 +54,7 @@ pub fn need_root(why: &str) -> Result<()> {
 }
 
 /// A word as a POSIX shell takes it.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_' | '=' | ':' | ',' | '+' | '@');
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
@@ -59,11 +67,10 @@ fn quoted(word: &str) -> String {
 ///
 /// # Errors
 /// Input when another target was given.
-pub fn only_local(global: &Global, verb: &str) -> Result<()> {
+pub fn only_local(global: &Global) -> Result<()> {
     match global.target() {
         TargetArg::Local => Ok(()),
-        _ => Err(Failure::input("--target", format!("{verb} looks at this machine's own records only"))
-            .hint(format!("keyward {verb}"))),
+        _ => Err(Failure::input("--target", "this verb works on the machine's own records only").hint("leave it out")),
     }
 }
 

@@ -1,18 +1,23 @@
 //! The terminal, or what stands in its place: streams that may close at any time, colour, and the one question.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 
-use crate::outcome::{Event, Sink};
-use crate::report::style::Style;
-use crate::report::{Channel, Report};
+use crate::change::Note;
+use crate::error::{Failure, Result};
+use crate::outcome::{Event, Exit, Sink};
+use crate::playbook::Faults;
+use crate::report::style::{Style, count};
+use crate::report::{Channel, Report, escape};
 
+use super::Ending;
 use super::args::{Colour, Format, Global};
+use super::job::{Job, NoJob};
+use super::state::quoted;
 
 /// Writes events as they come. A closed or full stream never stops a run: what cannot be written is dropped.
 pub struct Terminal {
     report: Report,
-    /// What the last `Finished` said.
-    code: Option<u8>,
 }
 
 impl Terminal {
@@ -23,20 +28,50 @@ impl Terminal {
             Format::Json => Report::Json,
             Format::Human => Report::human(style(global.color), detail),
         };
-        Self { report, code: None }
+        Self { report }
     }
 
-    /// Exit code of the finished run, if it finished.
-    pub const fn code(&self) -> Option<u8> {
-        self.code
+    /// Reads and checks a playbook; tells every fault of it. The inner error is how the verb then ends.
+    ///
+    /// # Errors
+    /// When the playbook's place cannot be trusted or opened.
+    pub fn job(&mut self, playbook: &Path, wait: u64) -> Result<std::result::Result<Job, Ending>> {
+        let name = playbook.to_str().ok_or_else(|| Failure::input("playbook", "the path is not UTF-8"))?;
+        match Job::open(name, wait) {
+            Ok(job) => Ok(Ok(job)),
+            Err(NoJob::Place(failure)) => Err(failure),
+            Err(NoJob::Faults(faults)) => {
+                self.faults(&faults);
+                let verdict = format!("{name}: {}, nothing was changed", count(faults.items.len(), "fault"));
+                Ok(Err(Ending::new(Exit::Usage, verdict, format!("keyward lint {}", quoted(name)))))
+            }
+        }
+    }
+
+    /// People see the line and a caret; programs get an event each.
+    fn faults(&mut self, faults: &Faults) {
+        if !matches!(self.report, Report::Json) {
+            progress(&format!("{}\n\n", escape::text(&faults.to_string())));
+            return;
+        }
+        for item in &faults.items {
+            let place = match item.line {
+                0 => item.file.clone(),
+                line => format!("{}:{line}:{}", item.file, item.column),
+            };
+            let failure = Failure::input(place, &item.what).hint(&item.hint);
+            self.event(Event::Failed { failure });
+        }
+    }
+
+    /// A warning that belongs to no plan.
+    pub fn warn(&mut self, about: &str, text: &str) {
+        self.event(Event::Note { note: Note::warning(about, text) });
     }
 }
 
 impl Sink for Terminal {
     fn event(&mut self, event: Event) {
-        if let Event::Finished { code, .. } = &event {
-            self.code = Some(*code);
-        }
         let (channel, text) = self.report.event(&event);
         match channel {
             Channel::Result => result(&text),

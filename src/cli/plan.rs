@@ -1,0 +1,39 @@
+//! `keyward plan PLAYBOOK`: what an apply would change. Changes nothing.
+
+use crate::error::Result;
+use crate::host::real::RealHost;
+use crate::outcome::{Event, Exit};
+
+use super::agent::Act;
+use super::args::{Global, PlanArgs, TargetArg};
+use super::terminal::Terminal;
+use super::{Ending, evidence, rehearse, state};
+
+/// Shows the plan. Exit 0 when the host is as the playbook says, 2 when it differs.
+pub fn run(args: &PlanArgs, global: &Global, terminal: &mut Terminal) -> Result<Ending> {
+    let job = match terminal.job(&args.playbook, 0)? {
+        Ok(job) => job,
+        Err(ending) => return Ok(ending),
+    };
+    match global.target() {
+        TargetArg::Sandbox => return rehearse::run(&job, Act::Plan, "/".as_ref(), terminal),
+        TargetArg::Rootfs(dir) => return rehearse::run(&job, Act::Plan, &dir, terminal),
+        TargetArg::Local => {}
+    }
+    state::need_root("to look at this host")?;
+    let host = RealHost::new();
+    let (_, plan) = match job.assess(&host, terminal) {
+        Ok(found) => found,
+        Err(ending) => return Ok(ending),
+    };
+    let mut ending = Ending::of_plan(&plan);
+    let converged = plan.is_converged();
+    crate::outcome::Sink::event(terminal, Event::Planned { plan: Box::new(plan) });
+    if converged {
+        evidence::tell_last(terminal)?;
+    }
+    if ending.exit == Exit::Differs {
+        ending.next = format!("keyward rehearse {}", state::quoted(&job.about.playbook));
+    }
+    Ok(ending)
+}
