@@ -34,7 +34,7 @@ struct Door {
 impl AccessCheck for WaysIn {
     fn check(&self, promises: &[Promise], changes: &[Change], facts: &Facts, probe: &dyn Probe) -> Result<Vec<Note>> {
         let admins = admins(promises);
-        let closes = changes.iter().any(|change| change.stage == Stage::Subtractive && change.risk == Risk::Access);
+        let closes = closes(promises, changes);
         let waits = changes.iter().any(|change| change.stage == Stage::Packages);
         let mut notes = Vec::new();
         if closes && admins.len() < self.at_least {
@@ -62,6 +62,15 @@ impl WaysIn {
             .why("nobody in this playbook is sure to get in afterwards")
             .hint("give a user 'admin: true', an authorized key and sudo; see: keyward explain user")
     }
+}
+
+/// True when the plan takes away a method or a port by which somebody could get in.
+fn closes(promises: &[Promise], changes: &[Change]) -> bool {
+    let shut = |promise: &Promise| {
+        matches!(promise, Promise::RootRefused { .. } | Promise::PasswordsRefused | Promise::SshPortClosed { .. })
+    };
+    changes.iter().any(|change| change.stage == Stage::Subtractive && change.risk == Risk::Access)
+        && promises.iter().any(shut)
 }
 
 fn admins(promises: &[Promise]) -> Vec<(&UserName, bool)> {
@@ -212,6 +221,14 @@ mod tests {
     #[test]
     fn two_promises_of_one_account_are_one_way_in() {
         assert_eq!(admins(&[admin("a"), admin("a"), Promise::PasswordsRefused, admin("b")]).len(), 2);
+    }
+
+    #[test]
+    fn a_door_that_closes_needs_an_administrator() {
+        let change = Change::new("sshd", "sshd:close", "close", Stage::Subtractive, Risk::Access);
+        assert!(closes(&[Promise::PasswordsRefused], std::slice::from_ref(&change)));
+        assert!(!closes(&[Promise::SshPort { port: Port::SSH }], std::slice::from_ref(&change)));
+        assert!(!closes(&[Promise::PasswordsRefused], &[]));
     }
 
     #[test]

@@ -61,8 +61,12 @@ pub fn main() -> ExitCode {
 
 fn has_lists() -> bool {
     let names = std::fs::read_dir(Path::new("/var/lib/apt/lists"));
-    names.is_ok_and(|names| names.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with("Packages")
-        || entry.file_name().to_string_lossy().contains("_Packages.")))
+    names.is_ok_and(|names| {
+        names.flatten().any(|entry| {
+            entry.file_name().to_string_lossy().ends_with("Packages")
+                || entry.file_name().to_string_lossy().contains("_Packages.")
+        })
+    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::host::Probe;
 use crate::outcome::{Event, Exit, Sink};
 use crate::playbook::{self, Faults, Playbook};
 use crate::resource::{LoadedFile, Loader, Task};
-use crate::resources::{REGISTRY, packages};
+use crate::resources::REGISTRY;
 
 use super::Ending;
 use super::loader::FileLoader;
@@ -70,9 +70,7 @@ impl Job {
         let access = ways_in(&playbook);
         let Playbook { digest, sources, tasks, .. } = playbook;
         let mut all: Vec<Box<dyn Task>> = Vec::with_capacity(tasks.len() + 1);
-        if !needed.is_empty() {
-            all.push(packages::task(&needed, wait));
-        }
+        let _ = wait;
         all.extend(tasks);
         let about = About { playbook: name.to_owned(), digest };
         Ok(Self { about, tasks: all, access, packages: needed, sources })

@@ -5,10 +5,8 @@ mod apply;
 mod args;
 mod completions;
 mod evidence;
-mod explain;
 mod fetch;
 mod history;
-mod init;
 mod job;
 mod lint;
 pub mod loader;
@@ -117,9 +115,8 @@ fn verb(cli: &Cli, terminal: &mut Terminal) -> Result<Ending> {
         Verb::Apply(args) => apply::run(args, global, terminal),
         Verb::Rehearse(args) => rehearse(args, global, terminal),
         Verb::Lint(args) => lint::run(args, terminal),
-        Verb::Init(args) => init::run(args, terminal),
         Verb::Schema => schema::run(format, terminal),
-        Verb::Explain(args) => explain::run(args, format, terminal),
+        Verb::Init(_) | Verb::Explain(_) => Err(Failure::refused("keyward", "not wired yet")),
         Verb::Completions(args) => Ok(completions::run(args, format, terminal)),
         Verb::Man(args) => man::run(args, format, terminal),
         records => {

@@ -1,7 +1,7 @@
 //! `keyward rehearse PLAYBOOK`: the whole transaction on a throw-away copy of this machine, or of a tree. Also the way
 //! in which `plan` judges a copy.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -27,9 +27,19 @@ pub fn run(job: &Job, act: Act, root: &Path, sink: &mut dyn Sink) -> Result<Endi
     let booted = sandbox.boot()?;
     notes.extend(booted.notes.iter().map(|text| Note::info("copy", text)));
     let mut agent = sandbox.agent()?;
-    let mut agent = agent.arg(agent::ARG).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(|error| lost().why(error))?;
+    let mut agent = agent
+        .arg(agent::ARG)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| lost().why(error))?;
     let mut outside = sandbox.outside()?;
-    let mut worker = outside.arg(WORKER_ARG).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(|error| lost().why(error))?;
+    let mut worker = outside
+        .arg(WORKER_ARG)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| lost().why(error))?;
     let ending = talk(job, act, &mut agent, &mut worker, notes, sink);
     // The copy's end is the end of everything in it, whatever was said.
     let closed = sandbox.close();
@@ -48,7 +58,9 @@ fn told(mut ending: Ending, act: Act, job: &Job, root: &AbsPath, sink: &mut dyn 
     let playbook = &job.about.playbook;
     ending.next = match (act, ending.exit) {
         (Act::Plan, _) => format!("keyward rehearse {}", state::quoted(playbook)),
-        (Act::Rehearse, Exit::AsAsked | Exit::Unverified) if root.as_str() == "/" => format!("keyward plan {}", state::quoted(playbook)),
+        (Act::Rehearse, Exit::AsAsked | Exit::Unverified) if root.as_str() == "/" => {
+            format!("keyward plan {}", state::quoted(playbook))
+        }
         _ => String::new(),
     };
     if act == Act::Rehearse && !ending.verdict.is_empty() {

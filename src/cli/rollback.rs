@@ -49,7 +49,8 @@ pub fn run(args: &RollbackArgs, terminal: &mut Terminal) -> Result<Ending> {
 }
 
 fn shown(run: &str, summaries: &[String]) -> String {
-    let mut text = format!("run {run}: {} will be undone, newest first\n", crate::report::style::count(summaries.len(), "change"));
+    let mut text =
+        format!("run {run}: {} will be undone, newest first\n", crate::report::style::count(summaries.len(), "change"));
     for summary in summaries {
         text.push_str(&format!("  undo: {}\n", crate::report::escape::line(summary)));
     }

@@ -42,8 +42,8 @@ impl Terminal {
             Err(NoJob::Place(failure)) => Err(failure),
             Err(NoJob::Faults(faults)) => {
                 self.faults(&faults);
-                let verdict = format!("{name}: {}, nothing was changed", count(faults.items.len(), "fault"));
-                Ok(Err(Ending::new(Exit::Usage, verdict, format!("keyward lint {}", quoted(name)))))
+                let verdict = format!("{name}: {}", count(faults.items.len(), "fault"));
+                Ok(Err(Ending::new(Exit::Usage, verdict, format!("mend it, then: keyward lint {}", quoted(name)))))
             }
         }
     }
