@@ -15,7 +15,7 @@ use crate::host::real::{RealHost, prepare_process};
 use crate::outcome::{Event, Exit, Reach, Sink};
 use crate::proof::{OutsideProver, Reply, Request, RootKey, Route, Worker};
 use crate::resource::{LoadedFile, Unguarded};
-use crate::target::sandbox::{INSIDE_V4, INSIDE_V6, OUTSIDE_V4, OUTSIDE_V6, VISITOR_V4};
+use crate::target::sandbox::{INSIDE_V4, INSIDE_V6, sources};
 
 use super::job::{Handed, Job, NoJob};
 use super::{Ending, state};
@@ -127,7 +127,7 @@ fn run(sink: &mut dyn Sink) -> Result<Ending> {
     let (shelf, ledger) = (state::shelf()?, state::ledger()?);
     let route = Route {
         addresses: vec![IpAddr::V4(INSIDE_V4), IpAddr::V6(INSIDE_V6)],
-        sources: vec![IpAddr::V4(OUTSIDE_V4), IpAddr::V4(VISITOR_V4), IpAddr::V6(OUTSIDE_V6)],
+        sources: sources().collect(),
         reach: Reach::L2,
     };
     let mut prover = OutsideProver::new(Box::new(Relay), route, RootKey::Add);

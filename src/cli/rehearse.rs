@@ -41,16 +41,24 @@ pub fn run(job: &Job, act: Act, root: &Path, sink: &mut dyn Sink) -> Result<Endi
         .spawn()
         .map_err(|error| lost().why(error))?;
     let ending = talk(job, act, &mut agent, &mut worker, notes, sink);
+    let modules = sandbox.modules_loaded();
     // The copy's end is the end of everything in it, whatever was said.
     let closed = sandbox.close();
     let _ = (agent.wait(), worker.wait());
     let ending = ending?;
     closed?;
-    Ok(told(ending, act, job, &root, sink))
+    Ok(told(ending, act, job, &root, &modules, sink))
 }
 
 /// What the reader must know about a rehearsal, and what to type next.
-fn told(mut ending: Ending, act: Act, job: &Job, root: &AbsPath, sink: &mut dyn Sink) -> Ending {
+fn told(mut ending: Ending, act: Act, job: &Job, root: &AbsPath, modules: &[String], sink: &mut dyn Sink) -> Ending {
+    if !modules.is_empty() {
+        let text = format!(
+            "the kernel loaded modules for the copy, which stay until they are unloaded: {}",
+            modules.join(", ")
+        );
+        sink.event(Event::Note { note: Note::info("copy", text) });
+    }
     let of = if root.as_str() == "/" { "this machine".to_owned() } else { root.to_string() };
     let text = format!("nothing on {of} was changed: this was a copy of it, gone now; PID 1 in there is not systemd");
     sink.event(Event::Note { note: Note::info("copy", text) });
