@@ -46,6 +46,17 @@ fn a_service_that_does_not_start_is_told_with_its_own_words() {
 }
 
 #[test]
+fn a_silent_name_server_does_not_hold_the_copy_up() {
+    let Some(bed) = Bed::new("a_silent_name_server", "bookworm") else { return };
+    bed.plant("/etc/resolv.conf", b"nameserver 10.255.255.53\nnameserver 2001:db8:ffff::53\n", 0o644, (0, 0));
+    let begun = Instant::now();
+    for _ in 0..10 {
+        assert_ne!(bed.run(&["/usr/bin/getent", "hosts", "keyward.invalid"]).code, 0);
+    }
+    assert!(begun.elapsed().as_secs() < 4, "ten refused questions took {:?}", begun.elapsed());
+}
+
+#[test]
 fn files_survive_a_reboot_and_processes_do_not() {
     let Some(mut bed) = Bed::new("files_survive_a_reboot", "bookworm") else { return };
     bed.plant("/etc/planted", b"kept\n", 0o640, (0, 4));

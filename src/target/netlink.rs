@@ -32,6 +32,8 @@ const RTA_GATEWAY: u16 = 5;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
+const RT_SCOPE_HOST: u8 = 254;
 const IFF_UP: u32 = 1;
 
 /// A socket to the kernel's routing tables of this network namespace.
@@ -146,6 +148,21 @@ impl Routing {
             .attribute(RTA_OIF, &index(link)?.to_ne_bytes());
         self.ask(RTM_NEWROUTE, NLM_F_CREATE_EXCL, &message)
             .map_err(|errno| failure(&format!("no default route by {gateway}"), errno))
+    }
+
+    /// Makes this network namespace take every address for its own where no other route leads, in both families, so
+    /// that whoever calls is refused instead of left waiting.
+    ///
+    /// # Errors
+    /// When the kernel refuses, as for IPv6 on a machine without it.
+    pub fn answer_for_all(&mut self) -> Result<()> {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6].map(libc_family) {
+            let route = [family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_HOST, RTN_LOCAL, 0, 0, 0, 0];
+            let message = Message(route.to_vec()).attribute(RTA_OIF, &index("lo")?.to_ne_bytes());
+            self.ask(RTM_NEWROUTE, NLM_F_CREATE_EXCL, &message)
+                .map_err(|errno| failure("no local route for all addresses", errno))?;
+        }
+        Ok(())
     }
 
     /// Sends one request and waits for its acknowledgement.

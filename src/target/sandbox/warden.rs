@@ -70,7 +70,7 @@ fn build(orders: &mut BufReader<Stdin>) -> Result<Option<Warden>> {
     unshare(spaces).map_err(os("no namespaces of its own"))?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(os("mounts stay shared"))?;
-    Routing::open()?.up("lo")?;
+    refuse_at_once()?;
     let (copy, notes) = overlay(&build)?;
     let hostname = (build.root != Path::new("/"))
         .then(|| std::fs::read_to_string(copy.join("etc/hostname")).ok())
@@ -81,6 +81,19 @@ fn build(orders: &mut BufReader<Stdin>) -> Result<Option<Warden>> {
     let boot = Boot { copy, purpose: Purpose::Run, root, hostname, resolver, ssh_runs };
     say(std::io::stdout(), &Answer::Built { notes })?;
     Ok(Some(Warden { boot, power: None }))
+}
+
+/// Lets the outside world refuse at once whatever the copy asks of it. A name server that only keeps silent would hold
+/// up every sudo and every login for seconds, as nothing leaves the sandbox.
+fn refuse_at_once() -> Result<()> {
+    let mut routing = Routing::open()?;
+    routing.up("lo")?;
+    // Best effort: without IPv6 only its half fails, and a refusal that comes late is no wrong one.
+    let _ = routing.answer_for_all();
+    for file in ["/proc/sys/net/ipv4/icmp_ratelimit", "/proc/sys/net/ipv6/icmp/ratelimit"] {
+        let _ = std::fs::write(file, "0");
+    }
+    Ok(())
 }
 
 /// True when a process called sshd runs on this machine.
