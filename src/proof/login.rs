@@ -13,6 +13,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::budget::Budget;
 use super::wire::{Door, Line, PrivateHalf, Reply, Stage, plain};
 
+/// An address that does not answer TCP within this time is filtered, whatever time there is left for the login.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Most bytes that a server may send in one connection; a login needs about 10 KiB.
 const WIRE_LIMIT: usize = 1 << 20;
 /// How a refused key is reported.
@@ -141,7 +143,7 @@ async fn open(line: &Line, progress: &Progress) -> Result<Handle<Pinned>, Reply>
         return Err(Reply::at(Stage::Request, "no host key to expect"));
     }
     let limit = Duration::from_millis(line.deadline_ms);
-    let stream = tcp(line.address, line.source, limit).await.map_err(|(door, why)| {
+    let stream = tcp(line.address, line.source, limit.min(CONNECT_LIMIT)).await.map_err(|(door, why)| {
         let mut reply = Reply::at(Stage::Connect, why);
         reply.doors.push(door);
         reply

@@ -219,7 +219,8 @@ pub fn change(pass: &Pass, effective: &Effective, expiry: &str, probe: &dyn Prob
     let mut change =
         Change::new("proof", format!("proof:{}:key", pass.user.as_str()), summary, Stage::Additive, Risk::None);
     let (content, mode) = match probe.meta(&path, &actor)? {
-        None => (Vec::new(), 0o600),
+        // sshd reads the file as the user, so one that root owns must be readable by all.
+        None => (Vec::new(), if actor == Actor::Root { 0o644 } else { 0o600 }),
         Some(meta) if meta.kind == FileKind::File => (probe.read(&path, &actor)?.unwrap_or_default(), meta.mode),
         Some(_) => {
             return Err(Failure::refused(path.as_str(), "not a regular file, so sshd's key file is not touched"));

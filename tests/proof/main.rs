@@ -1,7 +1,11 @@
 //! The proof's worker and prover against real sshds of four Debian releases, and against servers that mean harm.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
+mod copy;
 mod hostile;
+mod real;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -13,7 +17,7 @@ use russh::keys::{Algorithm, PrivateKey};
 /// The program under test.
 const KEYWARD: &str = env!("CARGO_BIN_EXE_keyward");
 
-/// A worker process, ended when dropped.
+/// A worker process. It ends with its pipe.
 struct Outside {
     pipe: PipeWorker,
     child: Child,
@@ -31,6 +35,10 @@ impl Outside {
         Self { pipe, child }
     }
 
+    fn part(self) -> (PipeWorker, Child) {
+        (self.pipe, self.child)
+    }
+
     fn one(&mut self, request: Request) -> Reply {
         self.pipe.ask(&[request]).unwrap().remove(0)
     }
@@ -40,13 +48,6 @@ impl Outside {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
