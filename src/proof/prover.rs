@@ -4,6 +4,7 @@
 //! a refused key costs 5 s, an unknown user 5 s, a connection without login 1 s): one of each a run and address at most,
 //! from source addresses of their own where there are some.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -45,7 +46,7 @@ pub enum RootKey {
 pub struct Route {
     /// Addresses of the host to prove; one of each family that is in use.
     pub addresses: Vec<IpAddr>,
-    /// Addresses of the worker, to spread penalties over; may be empty.
+    /// More addresses of the worker, to spread penalties over; may be empty.
     pub sources: Vec<IpAddr>,
     /// L1 for loopback, L2 for a namespace outside.
     pub reach: Reach,
@@ -68,6 +69,8 @@ pub struct OutsideProver {
     host_keys: Vec<String>,
     /// Whether root's temporary key was let in before the doors closed.
     root_before: Option<bool>,
+    /// Counts the uses of further source addresses.
+    turn: Cell<usize>,
 }
 
 /// What a reply means.
@@ -78,7 +81,15 @@ type Try = (Request, Judge);
 impl OutsideProver {
     /// A prover that reaches the host through `worker` by `route`.
     pub fn new(worker: Box<dyn Worker>, route: Route, root_key: RootKey) -> Self {
-        Self { worker, route, root_key, passes: Vec::new(), host_keys: Vec::new(), root_before: None }
+        Self {
+            worker,
+            route,
+            root_key,
+            passes: Vec::new(),
+            host_keys: Vec::new(),
+            root_before: None,
+            turn: Cell::new(0),
+        }
     }
 
     fn line(&self, place: &Place, source: Option<IpAddr>) -> Line {
@@ -86,10 +97,14 @@ impl OutsideProver {
         Line { address, source, host_keys: self.host_keys.clone(), deadline_ms: LOGIN_MS }
     }
 
-    /// The worker's address of this family at `index`; `None` leaves the choice to the kernel.
-    fn source(&self, place: &Place, index: usize) -> Option<IpAddr> {
+    /// The next of the worker's further addresses of this family; `None`, when there is none, leaves the choice to the
+    /// kernel.
+    fn next_source(&self, place: &Place) -> Option<IpAddr> {
         let same = |source: &&IpAddr| source.is_ipv4() == place.address.is_ipv4();
-        self.route.sources.iter().filter(same).nth(index).copied()
+        let count = self.route.sources.iter().filter(same).count();
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        self.route.sources.iter().filter(same).nth(turn.checked_rem(count)?).copied()
     }
 
     fn places(&self, ports: &[Port]) -> Vec<Place> {
@@ -109,8 +124,8 @@ impl OutsideProver {
         }
     }
 
-    fn methods(&self, place: &Place, user: &str, source: usize) -> Request {
-        Request::Methods { line: self.line(place, self.source(place, source)), user: user.to_owned() }
+    fn methods(&self, place: &Place, user: &str, source: Option<IpAddr>) -> Request {
+        Request::Methods { line: self.line(place, source), user: user.to_owned() }
     }
 
     /// Logins of every administrator on every wanted port; their methods tell about passwords on the way.
@@ -128,7 +143,7 @@ impl OutsideProver {
                 }));
             }
             if wanted.admins.is_empty() {
-                tries.push(when(self.methods(&place, "root", 0), move |reply| vec![judge::answers(&place, reply)]));
+                tries.push(when(self.methods(&place, "root", None), move |reply| vec![judge::answers(&place, reply)]));
             }
         }
         tries
@@ -145,7 +160,7 @@ impl OutsideProver {
                 let login = judge::login(&place, &pass, reply);
                 vec![Evidence { what: format!("old door: {}", login.what), ..login }]
             }),
-            None => when(self.methods(&place, "root", 0), move |reply| vec![judge::answers(&place, reply)]),
+            None => when(self.methods(&place, "root", None), move |reply| vec![judge::answers(&place, reply)]),
         };
         Ok(open.map(attempt).collect())
     }
@@ -156,7 +171,7 @@ impl OutsideProver {
         let mut tries = Vec::new();
         for place in self.places(&wanted.ports) {
             if let (Some(true), Some(pass)) = (root, self.pass("root")) {
-                let request = self.login(&place, pass, self.source(&place, 1));
+                let request = self.login(&place, pass, self.next_source(&place));
                 tries.push(when(request, move |reply| {
                     let mut evidence = judge::refused(&place, "root", reply);
                     if before == Some(true) {
@@ -166,14 +181,15 @@ impl OutsideProver {
                 }));
             } else if root.is_some() || passwords {
                 // With passwords on, sshd offers them for root as well and refuses them afterwards: no evidence.
-                tries.push(when(self.methods(&place, "root", 1), move |reply| {
+                tries.push(when(self.methods(&place, "root", self.next_source(&place)), move |reply| {
                     let telling = passwords || judge::offers_password(reply) == Some(false);
                     telling.then(|| judge::no_passwords(&place, "root", reply)).into_iter().collect()
                 }));
             }
             // Loopback has no second IPv6 address to spread the penalty of an unknown user to.
-            if passwords && (place.address.is_ipv4() || self.source(&place, 2).is_some()) {
-                tries.push(when(self.methods(&place, NOBODY, 2), move |reply| {
+            let nobody = self.next_source(&place);
+            if passwords && (place.address.is_ipv4() || nobody.is_some()) {
+                tries.push(when(self.methods(&place, NOBODY, nobody), move |reply| {
                     vec![judge::no_passwords(&place, "an unknown user", reply)]
                 }));
             }
@@ -215,7 +231,7 @@ impl OutsideProver {
     fn try_root(&mut self, wanted: &Wanted) -> Result<()> {
         let Some(place) = self.places(&wanted.ports).into_iter().next() else { return Ok(()) };
         let Some(pass) = self.pass("root").filter(|_| wanted.root_refused == Some(true)) else { return Ok(()) };
-        let request = self.login(&place, pass, self.source(&place, 1));
+        let request = self.login(&place, pass, self.next_source(&place));
         self.root_before = self.worker.ask(&[request])?.first().map(|reply| reply.stage == Stage::Exec);
         Ok(())
     }

@@ -9,7 +9,7 @@ use keyward::host::{Actor, Command, FileKind, Listener, Meta, Node, Output, Prob
 use keyward::outcome::{Evidence, Moment, Proven, Reach};
 use keyward::proof::{OutsideProver, RootKey, Route, WORKER_ARG};
 use keyward::resource::Prover as _;
-use keyward::target::sandbox::{INSIDE_V4, INSIDE_V6, OUTSIDE_V4, VISITOR_V4};
+use keyward::target::sandbox::{INSIDE_V4, INSIDE_V6, sources};
 use keyward::types::{AbsPath, Port, UserName, Word as _};
 
 use super::Outside;
@@ -140,7 +140,7 @@ impl Host {
         let (pipe, child) = Outside::of(&mut command).part();
         let route = Route {
             addresses: vec![IpAddr::V4(INSIDE_V4), IpAddr::V6(INSIDE_V6)],
-            sources: vec![IpAddr::V4(OUTSIDE_V4), IpAddr::V4(VISITOR_V4)],
+            sources: sources().collect(),
             reach: Reach::L2,
         };
         (OutsideProver::new(Box::new(pipe), route, root_key), child)
