@@ -145,12 +145,15 @@ pub enum Action {
         /// Acts.
         run: Command,
     },
-    /// SIGHUP to the daemon in this pid file with this executable.
+    /// SIGHUP to the daemon in this pid file with this executable; through only when the daemon has read its files
+    /// again, which it tells by writing its pid file anew. A second hangup before that would be lost.
     Hangup {
         /// Its pid file.
         pidfile: AbsPath,
         /// Its executable.
         program: AbsPath,
+        /// Sends the signal, such as `systemctl reload`; `None`: keyward sends it itself.
+        by: Option<Command>,
     },
     /// Waits until exactly these TCP ports (of those named) have, or no longer have, a listener.
     AwaitListeners {

@@ -92,7 +92,7 @@ pub fn activate(action: &Action, host: &dyn Host) -> Result<()> {
                 Ok(())
             }
         }
-        Action::Hangup { pidfile, program } => host.hangup(pidfile, program),
+        Action::Hangup { pidfile, program, by } => host.hangup(pidfile, program, by.as_ref()),
         Action::AwaitListeners { open, closed, deadline_ms } => await_listeners(open, closed, *deadline_ms, host),
     }
 }

@@ -269,7 +269,7 @@ impl Host for MemoryHost {
         self.answer(&mut self.world.borrow_mut(), command)
     }
 
-    fn hangup(&self, pidfile: &AbsPath, program: &AbsPath) -> Result<()> {
+    fn hangup(&self, pidfile: &AbsPath, program: &AbsPath, _by: Option<&Command>) -> Result<()> {
         self.mutate(program.as_str())?;
         let daemon = self.daemons.borrow().get(program.as_str()).cloned();
         let mut world = self.world.borrow_mut();

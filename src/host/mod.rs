@@ -423,11 +423,11 @@ pub trait Host: Probe {
     /// As [`Probe::ask`].
     fn run(&self, command: &Command) -> Result<Output>;
 
-    /// Sends SIGHUP to the daemon whose pid stands in `pidfile` and whose executable is `program`, and waits until it
-    /// has started over and written its pid file anew: sshd ignores a second hangup until then, and would go on with
+    /// Sends SIGHUP to the daemon whose pid stands in `pidfile` and whose executable is `program`, or has `by` send it
+    /// (such as `systemctl reload`), and waits until it has started over and written its pid file anew: sshd ignores a second hangup until then, and would go on with
     /// the configuration that it read first.
     ///
     /// # Errors
-    /// When no such process runs, or it does not come back within 5 s.
-    fn hangup(&self, pidfile: &AbsPath, program: &AbsPath) -> Result<()>;
+    /// When no such process runs, `by` fails, or it does not come back within 5 s.
+    fn hangup(&self, pidfile: &AbsPath, program: &AbsPath, by: Option<&Command>) -> Result<()>;
 }

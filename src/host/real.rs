@@ -306,7 +306,7 @@ impl Host for RealHost {
         child::run(command, Kind::Failed)
     }
 
-    fn hangup(&self, pidfile: &AbsPath, program: &AbsPath) -> Result<()> {
+    fn hangup(&self, pidfile: &AbsPath, program: &AbsPath, by: Option<&Command>) -> Result<()> {
         let not_running = |what: &str| rules::not_running(pidfile, program, what);
         // While it starts over, the daemon has no pid file and ignores a hangup.
         wait_until(|| pid_file_mark(pidfile).is_some());
@@ -321,8 +321,17 @@ impl Host for RealHost {
             return Err(not_running("does not run: the pid in its pid file belongs to another program").why(runs));
         }
         let before = pid_file_mark(pidfile);
-        kill(Pid::from_raw(pid), Signal::SIGHUP)
-            .map_err(|errno| not_running("cannot be sent a hangup").why(errno.desc().to_lowercase()))?;
+        match by {
+            Some(command) => {
+                let output = self.run(command)?;
+                if !output.ok() {
+                    let what = format!("exit code {}", output.code);
+                    return Err(Failure::failed(command.argv.join(" "), what).why(output.last_line()));
+                }
+            }
+            None => kill(Pid::from_raw(pid), Signal::SIGHUP)
+                .map_err(|errno| not_running("cannot be sent a hangup").why(errno.desc().to_lowercase()))?,
+        }
         let there = || pid_file_mark(pidfile).is_some_and(|mark| Some(mark) != before);
         if wait_until(there) { Ok(()) } else { Err(not_running("did not come back after the hangup")) }
     }

@@ -49,10 +49,10 @@ impl Job<'_> {
             (SshdMode::Stopped | SshdMode::Missing, ..) => return Vec::new(),
             (_, _, Some(socket)) => socket::reload(socket),
             (_, Init::Systemd, None) => {
-                vec![Action::Run(Command::new(["/usr/bin/systemctl", "reload", "ssh.service"]))]
+                vec![hangup(Some(Command::new(["/usr/bin/systemctl", "reload", "ssh.service"])))]
             }
             (_, Init::Other, None) => {
-                vec![Action::Hangup { pidfile: AbsPath::fixed(SSHD_PID), program: AbsPath::fixed(SSHD) }]
+                vec![hangup(None)]
             }
         };
         if !open.is_empty() {
@@ -103,6 +103,10 @@ impl Job<'_> {
         }
         notes
     }
+}
+
+fn hangup(by: Option<Command>) -> Action {
+    Action::Hangup { pidfile: AbsPath::fixed(SSHD_PID), program: AbsPath::fixed(SSHD), by }
 }
 
 fn await_listeners(open: &[u16], closed: &[u16]) -> Action {
