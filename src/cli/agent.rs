@@ -6,6 +6,7 @@
 use std::io::{BufRead as _, Write as _};
 use std::net::IpAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -111,12 +112,12 @@ fn run(sink: &mut dyn Sink) -> Result<Ending> {
     prepare_process()?;
     let broken = || Failure::unknown("agent", "was not told what to do");
     let order: Order = serde_json::from_str(&hear().ok_or_else(broken)?).map_err(|error| broken().why(error))?;
-    let job = Job::load(&order.playbook, 0, &Handed(order.sources)).map_err(|fault| match fault {
+    let job = Job::load(&order.playbook, &Handed(order.sources)).map_err(|fault| match fault {
         NoJob::Place(failure) => failure,
         NoJob::Faults(faults) => faults.failure(),
     })?;
     let host = RealHost::new();
-    let (facts, plan) = match job.assess(&host, sink) {
+    let (facts, plan) = match job.assess(&host, Duration::ZERO, sink) {
         Ok(found) => found,
         Err(ending) => return Ok(ending),
     };

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::change::{Plan, Risk};
 use crate::engine::{self, Apply};
@@ -19,7 +20,7 @@ use super::{Ending, evidence, rehearse, state};
 
 /// Applies a playbook.
 pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result<Ending> {
-    let job = match terminal.job(&args.playbook, args.wait)? {
+    let job = match terminal.job(&args.playbook)? {
         Ok(job) => job,
         Err(ending) => return Ok(ending),
     };
@@ -30,7 +31,7 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
     }
     state::need_root("to change this host")?;
     let host = RealHost::new();
-    let (facts, plan) = match job.assess(&host, terminal) {
+    let (facts, plan) = match job.assess(&host, Duration::from_secs(args.wait), terminal) {
         Ok(found) => found,
         Err(ending) => return Ok(ending),
     };

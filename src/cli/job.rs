@@ -2,20 +2,24 @@
 //! check. Used by the verbs on this machine and by the agent in a copy.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use crate::access::WaysIn;
 use crate::change::Plan;
 use crate::engine::{self, About};
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Kind, Result};
 use crate::facts::Facts;
 use crate::host::Probe;
 use crate::outcome::{Event, Exit, Sink};
 use crate::playbook::{self, Faults, Playbook};
 use crate::resource::{LoadedFile, Loader, Task};
-use crate::resources::REGISTRY;
+use crate::resources::{REGISTRY, packages};
 
 use super::Ending;
 use super::loader::FileLoader;
+
+/// Between two looks at a busy host.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A playbook that was found valid.
 pub struct Job {
@@ -54,36 +58,59 @@ impl Job {
     ///
     /// # Errors
     /// Every fault of it.
-    pub fn open(name: &str, wait: u64) -> std::result::Result<Self, NoJob> {
+    pub fn open(name: &str) -> std::result::Result<Self, NoJob> {
         let loader = FileLoader::open(name).map_err(NoJob::Place)?;
-        Self::load(name, wait, &loader)
+        Self::load(name, &loader)
     }
 
     /// Checks a playbook read by any loader.
     ///
     /// # Errors
     /// Every fault of it.
-    pub fn load(name: &str, wait: u64, loader: &dyn Loader) -> std::result::Result<Self, NoJob> {
+    pub fn load(name: &str, loader: &dyn Loader) -> std::result::Result<Self, NoJob> {
         let playbook = playbook::load(name, REGISTRY, loader).map_err(NoJob::Faults)?;
         let needed: BTreeSet<&'static str> = playbook.tasks.iter().flat_map(|task| task.packages()).copied().collect();
         let needed: Vec<&'static str> = needed.into_iter().collect();
         let access = ways_in(&playbook);
         let Playbook { digest, sources, tasks, .. } = playbook;
         let mut all: Vec<Box<dyn Task>> = Vec::with_capacity(tasks.len() + 1);
-        let _ = wait;
+        if !needed.is_empty() {
+            all.push(packages::task(&needed));
+        }
         all.extend(tasks);
         let about = About { playbook: name.to_owned(), digest };
         Ok(Self { about, tasks: all, access, packages: needed, sources })
     }
 
-    /// Facts of the host, and the plan. Every failure goes to the sink; the first decides the ending.
+    /// Facts of the host, and the plan. Every failure goes to the sink; the first decides the ending. A busy host is
+    /// asked again until `wait` is over.
     ///
     /// # Errors
     /// How the verb ends.
-    pub fn assess(&self, probe: &dyn Probe, sink: &mut dyn Sink) -> std::result::Result<(Facts, Plan), Ending> {
-        let facts = Facts::gather(probe).map_err(|failure| all_failed(vec![failure], sink))?;
-        let plan = engine::assess(&self.tasks, &self.about, &facts, probe, &self.access);
-        plan.map(|plan| (facts, plan)).map_err(|failures| all_failed(failures, sink))
+    pub fn assess(
+        &self,
+        probe: &dyn Probe,
+        wait: Duration,
+        sink: &mut dyn Sink,
+    ) -> std::result::Result<(Facts, Plan), Ending> {
+        let deadline = Instant::now() + wait;
+        loop {
+            let failures = match self.look(probe) {
+                Ok(found) => return Ok(found),
+                Err(failures) => failures,
+            };
+            let busy = failures.first().is_some_and(|failure| failure.kind == Kind::Busy);
+            if !busy || Instant::now() >= deadline {
+                return Err(all_failed(failures, sink));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn look(&self, probe: &dyn Probe) -> std::result::Result<(Facts, Plan), Vec<Failure>> {
+        let facts = Facts::gather(probe).map_err(|failure| vec![failure])?;
+        let plan = engine::assess(&self.tasks, &self.about, &facts, probe, &self.access)?;
+        Ok((facts, plan))
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Ending, state};
 
 /// Checks the playbook.
 pub fn run(args: &PlaybookArg, terminal: &mut Terminal) -> Result<Ending> {
-    let job = match terminal.job(&args.playbook, 0)? {
+    let job = match terminal.job(&args.playbook)? {
         Ok(job) => job,
         Err(ending) => return Ok(ending),
     };

@@ -133,7 +133,7 @@ fn verb(cli: &Cli, terminal: &mut Terminal) -> Result<Ending> {
 }
 
 fn rehearse(args: &args::RehearseArgs, global: &args::Global, terminal: &mut Terminal) -> Result<Ending> {
-    let job = match terminal.job(&args.playbook, 0)? {
+    let job = match terminal.job(&args.playbook)? {
         Ok(job) => job,
         Err(ending) => return Ok(ending),
     };

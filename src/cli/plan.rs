@@ -1,5 +1,7 @@
 //! `keyward plan PLAYBOOK`: what an apply would change. Changes nothing.
 
+use std::time::Duration;
+
 use crate::error::Result;
 use crate::host::real::RealHost;
 use crate::outcome::{Event, Exit};
@@ -11,7 +13,7 @@ use super::{Ending, evidence, rehearse, state};
 
 /// Shows the plan. Exit 0 when the host is as the playbook says, 2 when it differs.
 pub fn run(args: &PlanArgs, global: &Global, terminal: &mut Terminal) -> Result<Ending> {
-    let job = match terminal.job(&args.playbook, 0)? {
+    let job = match terminal.job(&args.playbook)? {
         Ok(job) => job,
         Err(ending) => return Ok(ending),
     };
@@ -22,7 +24,7 @@ pub fn run(args: &PlanArgs, global: &Global, terminal: &mut Terminal) -> Result<
     }
     state::need_root("to look at this host")?;
     let host = RealHost::new();
-    let (_, plan) = match job.assess(&host, terminal) {
+    let (_, plan) = match job.assess(&host, Duration::ZERO, terminal) {
         Ok(found) => found,
         Err(ending) => return Ok(ending),
     };

@@ -34,9 +34,9 @@ impl Terminal {
     ///
     /// # Errors
     /// When the playbook's place cannot be trusted or opened.
-    pub fn job(&mut self, playbook: &Path, wait: u64) -> Result<std::result::Result<Job, Ending>> {
+    pub fn job(&mut self, playbook: &Path) -> Result<std::result::Result<Job, Ending>> {
         let name = playbook.to_str().ok_or_else(|| Failure::input("playbook", "the path is not UTF-8"))?;
-        match Job::open(name, wait) {
+        match Job::open(name) {
             Ok(job) => Ok(Ok(job)),
             Err(NoJob::Place(failure)) => Err(failure),
             Err(NoJob::Faults(faults)) => {
