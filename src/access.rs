@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::change::{Change, Level, Note, Promise, Risk, Stage, Step};
+use crate::change::{Change, Note, Promise, Risk, Stage, Step};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, SSHD};
 use crate::formats::accounts::Records;
@@ -189,12 +189,11 @@ fn console(changes: &[Change], probe: &dyn Probe) -> Result<Option<Note>> {
         }
     }
     let after = usable(&hashes);
-    let text = match (before.is_empty(), after.is_empty()) {
-        (_, false) => return Ok(Some(Note::info(ABOUT, format!("console {} by password", after.join(", "))))),
-        (true, true) => "console nobody, as before: no account has a password; only SSH lets in",
-        (false, true) => "console nobody any more: no account keeps a password; only SSH lets in",
-    };
-    Ok(Some(Note { level: Level::Warning, about: ABOUT.to_owned(), text: text.to_owned() }))
+    Ok(Some(match (before.is_empty(), after.is_empty()) {
+        (_, false) => Note::info(ABOUT, format!("console {} by password", after.join(", "))),
+        (true, true) => Note::info(ABOUT, "console nobody, as before: no account has a password"),
+        (false, true) => Note::warning(ABOUT, "console nobody any more: no account keeps a password"),
+    }))
 }
 
 fn edits(step: &Step) -> Option<&[AccountEdit]> {
