@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use keyward::target::sandbox::{INSIDE_V4, INSIDE_V6, Sandbox, sources};
+use keyward::target::sandbox::{INSIDE_V4, INSIDE_V6, Options, Sandbox, sources};
 use support::{Bed, KEYWARD, SUITES, finish, options, skipped};
 
 #[test]
@@ -285,6 +285,68 @@ fn without_user_namespaces_inner() {
     let mut agent = bed.sandbox.agent().unwrap();
     agent.arg("--version");
     finish(agent, b"").ok();
+}
+
+#[test]
+fn a_plain_user_with_subordinate_ids_copies_a_directory() {
+    let name = "a_plain_user";
+    let Some(tree) = lab(name, "bookworm") else { return };
+    if !Path::new("/usr/bin/newuidmap").exists() {
+        return skipped(name, "no newuidmap");
+    }
+    // A user of a copy of this machine, so that the machine's own users stay as they are.
+    let mut sandbox = Sandbox::open(&Options { size: 1 << 30, ..options(Path::new("/")) }).unwrap();
+    let booted = sandbox.boot().unwrap();
+    let bed = Bed { sandbox, booted };
+    let script = format!(
+        "{OPEN_PROC}; echo tester:x:4000:4000::/home/tester:/bin/sh >>/etc/passwd; echo tester:x:4000: >>/etc/group
+        mkdir -p /home/tester/tree/usr/lib /home/tester/tree/var/lib /home/tester/bare/etc /home/tester/bare/usr
+        cd {tree}; cp -a bin sbin lib* etc root /home/tester/tree
+        cp -a usr/bin usr/sbin usr/lib64 /home/tester/tree/usr; cp -a usr/lib/*linux-gnu* usr/lib/openssh /home/tester/tree/usr/lib
+        chown -hR 4000:4000 /home/tester; chmod 4755 /home/tester/tree/usr/bin/su
+        echo 0 >/proc/sys/kernel/apparmor_restrict_unprivileged_userns || true",
+        tree = tree.display()
+    );
+    bed.sh(&script).ok();
+    let inner = |test: &str| {
+        let program = std::env::current_exe().unwrap();
+        let program = program.to_str().unwrap();
+        let switch =
+            ["/usr/bin/setpriv", "--reuid=4000", "--regid=4000", "--clear-groups", program, "--ignored", "--exact"];
+        let done = bed.run(&[&switch[..], &[test, "--nocapture"]].concat());
+        assert!(done.code == 0 && done.stdout.contains("1 passed"), "{} {}", done.stdout, done.stderr);
+    };
+    inner("a_plain_user_without_subordinate_ids_inner");
+    bed.sh("echo tester:100000:65536 | tee -a /etc/subuid >>/etc/subgid").ok();
+    inner("a_plain_user_inner");
+}
+
+#[test]
+#[ignore = "runs inside a_plain_user_with_subordinate_ids_copies_a_directory"]
+fn a_plain_user_without_subordinate_ids_inner() {
+    let refused = Sandbox::open(&options(Path::new("/home/tester/tree"))).err().unwrap();
+    assert!(refused.what.contains("/etc/subuid gives tester fewer than 65536"), "{refused}");
+    assert!(refused.hint.contains("usermod --add-subuids"), "{refused}");
+    let refused = Sandbox::open(&options(Path::new("/"))).err().unwrap();
+    assert!(refused.what.contains("only root"), "{refused}");
+}
+
+#[test]
+#[ignore = "runs inside a_plain_user_with_subordinate_ids_copies_a_directory"]
+fn a_plain_user_inner() {
+    let bed = Bed::over(Path::new("/home/tester/tree"));
+    assert_eq!(bed.booted.started, ["sshd"], "{:?}", bed.booted);
+    assert!(bed.reaches(22));
+    bed.sh("echo x:x:1234:1234::/:/bin/sh >>/etc/passwd; iptables -A INPUT -p tcp --dport 22 -j DROP").ok();
+    assert!(!bed.reaches(22));
+    bed.sh(
+        "chown 1234 /etc/hosts; test $(stat -c %u /etc/hosts) = 1234; rm -r /etc/ssh; mkdir /etc/ssh; rmdir /etc/ssh",
+    )
+    .ok();
+    assert!(Path::new("/home/tester/tree/etc/ssh/sshd_config").exists());
+    // Root's files are nobody's to a plain user.
+    let refused = Sandbox::open(&options(Path::new("/var/cache/keyward-lab/bookworm"))).err().unwrap();
+    assert!(refused.what.contains("somebody else's"), "{refused}");
 }
 
 #[test]

@@ -61,6 +61,7 @@ fn build(orders: &mut BufReader<Stdin>) -> Result<Option<Warden>> {
         say(std::io::stdout(), &Answer::MapMe)?;
         let Some(Order::Mapped) = hear(orders)? else { return Ok(None) };
         nix::unistd::setgroups(&[]).map_err(os("groups stay"))?;
+        owned_by_root(&build.root)?;
     }
     let spaces =
         CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
@@ -94,6 +95,19 @@ fn refuse_at_once() -> Result<()> {
         let _ = std::fs::write(file, "0");
     }
     Ok(())
+}
+
+/// Refuses a tree whose root is not the caller: the kernel shows owners without an identity here as nobody, and lets
+/// nobody change their files.
+fn owned_by_root(tree: &Path) -> Result<()> {
+    let meta = std::fs::metadata(tree.join("etc"))
+        .map_err(|error| Failure::unknown(tree.display().to_string(), "cannot be looked at").why(error))?;
+    if meta.uid() == 0 {
+        return Ok(());
+    }
+    Err(Failure::refused(tree.display().to_string(), "a plain user cannot copy a tree of somebody else's")
+        .why("its files must belong to you and to your subordinate ids")
+        .hint("run it with sudo, or make the tree by mmdebstrap --mode=unshare"))
 }
 
 /// True when a process called sshd runs on this machine.
@@ -161,9 +175,7 @@ fn lay(layer: &Layer, original: &std::fs::Metadata, work: &Path, target: &Path, 
     }
     // The root of an overlay shows the upper directory's own mode and owner.
     let place = || Failure::unknown(layer.lower.display().to_string(), "its owner and mode cannot be copied");
-    std::os::unix::fs::chown(&upper, Some(original.uid()), Some(original.gid())).map_err(|error| {
-        place().why(error).hint("copy a directory whose files belong to you or to your subordinate ids, or run as root")
-    })?;
+    std::os::unix::fs::chown(&upper, Some(original.uid()), Some(original.gid())).map_err(|error| place().why(error))?;
     std::fs::set_permissions(&upper, std::fs::Permissions::from_mode(original.mode() & 0o7777))
         .map_err(|error| place().why(error))?;
     let options = format!(
