@@ -194,7 +194,9 @@ pub fn canonical(rule: &str) -> String {
                 ("-s" | "-d", address) => {
                     address.strip_suffix("/32").or(address.strip_suffix("/128")).unwrap_or(address).to_owned()
                 }
-                ("-p", "icmpv6") => "ipv6-icmp".to_owned(),
+                ("-p", protocol) => numbered(protocol).to_owned(),
+                // iptables-restore 1.8.7 takes single quotes for a part of the comment.
+                ("--comment", comment) => comment.replace('\'', ""),
                 ("--limit", rate) => rate.replace("/minute", "/min"),
                 (_, value) => value.trim_end().to_owned(),
             };
@@ -203,4 +205,109 @@ pub fn canonical(rule: &str) -> String {
         .collect();
     terms.sort();
     terms.join(" ")
+}
+
+/// A protocol as iptables-save prints it where /etc/protocols is missing.
+fn numbered(protocol: &str) -> &str {
+    match protocol {
+        "icmpv6" => "ipv6-icmp",
+        "2" => "igmp",
+        "41" => "ipv6",
+        "47" => "gre",
+        "50" => "esp",
+        "51" => "ah",
+        "112" => "vrrp",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::walk::{Fate, Packet, incoming};
+    use super::*;
+
+    fn filter(lines: &str) -> Table {
+        Ruleset::parse(&format!("*filter\n{lines}\nCOMMIT\n")).unwrap().filter().unwrap().clone()
+    }
+
+    #[test]
+    fn restore_without_flush() {
+        let mut rules = Ruleset::parse(
+            "# x\n*filter\n:INPUT DROP [5:300]\n:a - [0:0]\n:b - [0:0]\n[1:2] -A INPUT -j a\n-A a -j ACCEPT\n-A b -j DROP\nCOMMIT\n",
+        )
+        .unwrap();
+        rules
+            .restore("*filter\n:INPUT ACCEPT [0:0]\n:a - [0:0]\n-A a -p tcp -j DROP\n-I a 1 -s 10.0.0.1 -j RETURN\n-I b -j LOG\n-D INPUT -j a\nCOMMIT\n*nat\n:P ACCEPT\nCOMMIT\n")
+            .unwrap();
+        let table = rules.filter().unwrap();
+        assert_eq!(table.policy("INPUT"), "ACCEPT");
+        assert_eq!(table.rules("a"), ["-s 10.0.0.1 -j RETURN", "-p tcp -j DROP"]);
+        assert_eq!(table.rules("b"), ["-j LOG", "-j DROP"]);
+        assert!(table.rules("INPUT").is_empty());
+        assert_eq!(rules.restore("*filter\n-D INPUT -j a\n"), Err("-D INPUT -j a".to_owned()));
+        assert_eq!(Ruleset::parse("-A INPUT -j ACCEPT\n"), Err("-A INPUT -j ACCEPT".to_owned()));
+    }
+
+    #[test]
+    fn words_and_quotes() {
+        assert_eq!(
+            words(r#"-j LOG --log-prefix "[UFW \"x\"] " 'a b' """#),
+            ["-j", "LOG", "--log-prefix", "[UFW \"x\"] ", "a b", ""]
+        );
+    }
+
+    #[test]
+    fn one_rule_in_two_spellings() {
+        for (written, printed) in [
+            ("-p tcp --dport 22 -s 10.0.0.1 -j ACCEPT", "-s 10.0.0.1/32 -p tcp -m tcp --dport 22 -j ACCEPT"),
+            ("-j REJECT", "-j REJECT --reject-with icmp-port-unreachable"),
+            (
+                "-m limit --limit 3/minute -j LOG --log-prefix \"[X] \"",
+                "-m limit --limit 3/min -j LOG --log-prefix \"[X] \"",
+            ),
+            (
+                "-p tcp -j ACCEPT -m comment --comment 'dapp_Nginx%20Full'",
+                "-p tcp -m comment --comment \"\\'dapp_Nginx%20Full\\'\" -j ACCEPT",
+            ),
+            (
+                "-m conntrack --ctstate NEW -m recent --set",
+                "-m conntrack --ctstate NEW -m recent --set --name DEFAULT --mask 255.255.255.255 --rsource",
+            ),
+        ] {
+            assert_eq!(canonical(written), canonical(printed));
+        }
+        assert_ne!(canonical("-p tcp --dport 22 -j ACCEPT"), canonical("-p tcp ! --dport 22 -j ACCEPT"));
+        assert_ne!(canonical("-s 10.0.0.1 -j DROP"), canonical("-d 10.0.0.1 -j DROP"));
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_wins() {
+        let fate = |lines: &str| incoming(&filter(lines), Packet { proto: "tcp", port: 22 });
+        let (open, shut) = (Fate { in_: true, out: false }, Fate { in_: false, out: true });
+        let both = Fate { in_: true, out: true };
+        for (lines, want) in [
+            ("", open),
+            (":INPUT DROP [0:0]", shut),
+            (":INPUT DROP [0:0]\n-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT", open),
+            (":INPUT DROP [0:0]\n-A INPUT -p udp --dport 22 -j ACCEPT", shut),
+            (":INPUT DROP [0:0]\n-A INPUT -p tcp --dport 20:25 -j a\n-A a -j b\n-A b -j RETURN\n-A a -j ACCEPT", open),
+            ("-A INPUT -p tcp -m multiport --dports 80,22 -j DROP\n-A INPUT -j ACCEPT", shut),
+            ("-A INPUT -s 192.0.2.1/32 -j DROP", open),
+            ("-A INPUT ! -s 192.0.2.1/32 -j DROP", shut),
+            ("-A INPUT ! -i lo -j DROP", shut),
+            ("-A INPUT -i lo -j DROP", open),
+            ("-A INPUT -i eth0 -j DROP", both),
+            ("-A INPUT -m limit --limit 3/min -j DROP", both),
+            (
+                "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A INPUT -j REJECT --reject-with tcp-reset",
+                shut,
+            ),
+            ("-A INPUT -m conntrack --ctstate INVALID -j DROP", open),
+            ("-A INPUT -m recent --set\n-A INPUT -g a\n-A INPUT -j DROP", shut),
+            (":INPUT ACCEPT [0:0]\n-A INPUT -g a\n-A INPUT -j DROP\n:a - [0:0]\n-A a -j LOG --log-prefix \"x \"", open),
+            ("-A INPUT -j a\n-A a -j INPUT", both),
+        ] {
+            assert_eq!(fate(lines), want, "{lines}");
+        }
+    }
 }

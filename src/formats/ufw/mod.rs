@@ -292,3 +292,82 @@ fn logging(out: &mut String, prefix: &str, level: LogLevel, policies: Policies) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USER: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/ufw/user.rules"));
+    const USER6: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/ufw/user6.rules"));
+    const POLICIES: Policies = Policies { input: Policy::Drop, output: Policy::Accept, forward: Policy::Drop };
+
+    #[test]
+    fn what_ufw_wrote_is_written_again() {
+        for (family, text, count) in [(Family::V4, USER, 23), (Family::V6, USER6, 17)] {
+            let rules = UserRules::parse(text).unwrap();
+            assert_eq!(rules.entries.len(), count);
+            assert_eq!(rules.render(family, LogLevel::Low, POLICIES), text);
+        }
+    }
+
+    #[test]
+    fn what_we_write_is_what_ufw_allow_wrote() {
+        for (family, text) in [(Family::V4, USER), (Family::V6, USER6)] {
+            for entry in UserRules::parse(text).unwrap().entries {
+                let plain = entry.tuple.verb == Verb::Allow && entry.tuple.log.is_empty() && entry.tuple.way == "in";
+                if plain && !entry.tuple.route {
+                    assert_eq!(Entry::allow(entry.tuple.clone(), family), entry);
+                    assert!(entry.is_true_allow(family));
+                }
+                assert_eq!(entry.tuple.line(), entry.head);
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_told_with_its_line() {
+        let cut = USER.replace("COMMIT\n", "");
+        let bare = USER.replace("### RULES ###\n", "### RULES ###\n-A ufw-user-input -j ACCEPT\n");
+        let after = format!("{USER}-A ufw-user-input -j ACCEPT\n");
+        let fields = USER.replace("allow tcp 80 0.0.0.0/0 any 0.0.0.0/0 in\n", "allow tcp\n");
+        let comment = USER.replace("comment=6462", "comment=zz");
+        let action = USER.replace("### tuple ### reject tcp", "### tuple ### eject tcp");
+        let junk = USER.replace("### RULES ###", "### RULES ###\nhello");
+        for (text, line) in [(&cut, 120), (&bare, 19), (&after, 122), (&fields, 20), (&comment, 49), (&junk, 19)] {
+            assert_eq!(UserRules::parse(text).unwrap_err().0, line);
+        }
+        assert!(UserRules::parse(&action).unwrap_err().1.contains("eject"));
+        assert_eq!(UserRules::parse("\n").unwrap(), UserRules::default());
+    }
+
+    #[test]
+    fn ports_are_found_in_lists_and_ranges() {
+        let tuple = Tuple::allow(Family::V4, "tcp", "22,80,1000:1010");
+        let covered = [22, 80, 1000, 1005, 1010].map(|port| tuple.covers("tcp", port));
+        assert_eq!(covered, [true; 5]);
+        assert_eq!([23, 999, 1011].map(|port| tuple.covers("tcp", port)), [false; 3]);
+        assert!(!tuple.covers("udp", 22) && !tuple.is_only(22));
+        assert!(Tuple::allow(Family::V4, "any", "22").is_only(22));
+        assert!(!Tuple::allow(Family::V4, "udp", "22").is_only(22));
+    }
+
+    #[test]
+    fn settings_are_read_as_the_shell_reads_them() {
+        let text = "# ENABLED=yes\nENABLED=no\nIPV6=\"yes\" # both\nX='a b'\nENABLED=yes;\nEMPTY=\n";
+        let get = |key| setting(text, key);
+        assert_eq!(get("ENABLED").as_deref(), Some("yes"));
+        assert_eq!(get("IPV6").as_deref(), Some("yes"));
+        assert_eq!(get("X").as_deref(), Some("a b"));
+        assert_eq!(get("EMPTY").as_deref(), Some(""));
+        assert_eq!(get("ENABLE"), None);
+        assert_eq!(with_setting("A=1\nB=2\nA=3", "A", "4"), "A=4\nB=2\nA=4\n");
+        assert_eq!(with_setting("B=2", "A", "4"), "B=2\nA=4\n");
+    }
+
+    #[test]
+    fn profiles_as_ufw_accepts_them() {
+        let text = "[Web]\ntitle=T\ndescription: D\nports=80,443/tcp|53\n# c\n[Half]\ntitle=T\nports=1\n[No]\ntitle=\ndescription=d\nports=1\n";
+        let found = profiles(text);
+        assert_eq!(found, [Profile { name: "Web".to_owned(), ports: vec!["80,443/tcp".to_owned(), "53".to_owned()] }]);
+    }
+}
