@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::judge::{self, Place};
-use super::prover::{Route, Wanted, listens};
+use super::prover::Route;
+use super::wanted::Wanted;
 use super::wire::{Door, Request};
+use super::word::listens;
 use super::worker::Worker;
 use crate::error::{Failure, Result};
 use crate::host::{Listener, Probe};

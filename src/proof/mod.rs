@@ -10,7 +10,9 @@ mod login;
 pub mod prover;
 pub mod scaffold;
 pub mod session;
+mod wanted;
 pub mod wire;
+pub mod word;
 pub mod worker;
 
 pub use prover::{OutsideProver, RootKey, Route};

@@ -13,13 +13,15 @@ use jiff::Timestamp;
 
 use super::doors;
 use super::judge::{self, Place};
-use super::scaffold::{self, Effective, Pass};
+use super::scaffold::{self, Pass};
+use super::wanted::Wanted;
 use super::wire::{Door, Line, Reply, Request, Stage};
+use super::word::{self, Effective};
 use super::worker::Worker;
 use crate::change::{Change, Promise};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, SshdMode};
-use crate::host::{Command, Listener, Probe};
+use crate::host::Probe;
 use crate::outcome::{Evidence, Moment, Proven, Reach};
 use crate::resource::Prover;
 use crate::types::{Port, UserName, Word};
@@ -67,6 +69,8 @@ pub struct OutsideProver {
     root_key: RootKey,
     passes: Vec<Pass>,
     host_keys: Vec<String>,
+    /// Those of the route's addresses at which sshd is meant to answer.
+    live: Vec<IpAddr>,
     /// Whether root's temporary key was let in before the doors closed.
     root_before: Option<bool>,
     /// Counts the uses of further source addresses.
@@ -87,6 +91,7 @@ impl OutsideProver {
             root_key,
             passes: Vec::new(),
             host_keys: Vec::new(),
+            live: Vec::new(),
             root_before: None,
             turn: Cell::new(0),
         }
@@ -108,7 +113,12 @@ impl OutsideProver {
     }
 
     fn places(&self, ports: &[Port]) -> Vec<Place> {
-        self.route.places(ports)
+        self.route.places(ports).into_iter().filter(|place| self.live.contains(&place.address)).collect()
+    }
+
+    fn unknown(&self, what: &str, seen: &str) -> Evidence {
+        let (what, seen) = (what.to_owned(), seen.to_owned());
+        Evidence { what, proven: Proven::Unknown, reach: self.route.reach, seen, millis: 0 }
     }
 
     fn pass(&self, user: &str) -> Option<&Pass> {
@@ -153,7 +163,7 @@ impl OutsideProver {
     fn old_doors(&self, wanted: &Wanted, probe: &dyn Probe) -> Result<Vec<Try>> {
         let listeners = probe.listeners()?;
         let places = self.places(&wanted.closed).into_iter();
-        let open = places.filter(|place| listeners.iter().any(|listener| listens(listener, place)));
+        let open = places.filter(|place| listeners.iter().any(|listener| word::listens(listener, place)));
         let pass = wanted.admins.iter().find_map(|(user, _)| self.pass(user.as_str()));
         let attempt = |place: Place| match pass.cloned() {
             Some(pass) => when(self.login(&place, &pass, None), move |reply| {
@@ -241,42 +251,6 @@ fn when(request: Request, judge: impl Fn(&Reply) -> Vec<Evidence> + 'static) -> 
     (request, Box::new(judge))
 }
 
-/// What the promises come to.
-#[derive(Debug, Default)]
-pub(super) struct Wanted {
-    pub(super) admins: Vec<(UserName, bool)>,
-    pub(super) ports: Vec<Port>,
-    pub(super) closed: Vec<Port>,
-    /// `Some(true)`: no method at all.
-    pub(super) root_refused: Option<bool>,
-    pub(super) passwords_refused: bool,
-    /// What the firewall lets in.
-    pub(super) open: Option<Vec<Port>>,
-}
-
-impl Wanted {
-    fn of(promises: &[Promise]) -> Self {
-        let mut wanted = Self::default();
-        for promise in promises {
-            match promise {
-                Promise::Admin { user, nopasswd } => wanted.admins.push((user.clone(), *nopasswd)),
-                Promise::SshPort { port } => wanted.ports.push(*port),
-                Promise::SshPortClosed { port } => wanted.closed.push(*port),
-                Promise::RootRefused { entirely } => {
-                    wanted.root_refused = Some(*entirely || wanted.root_refused == Some(true));
-                }
-                Promise::PasswordsRefused => wanted.passwords_refused = true,
-                Promise::Firewall { open } => wanted.open.get_or_insert_default().extend(open),
-            }
-        }
-        wanted
-    }
-
-    fn needs_sshd(&self) -> bool {
-        !self.admins.is_empty() || !self.ports.is_empty() || self.root_refused.is_some() || self.passwords_refused
-    }
-}
-
 /// True when trying again a little later can help: sshd between two sockets, or busy.
 fn may_pass(reply: &Reply) -> bool {
     match reply.stage {
@@ -284,44 +258,6 @@ fn may_pass(reply: &Reply) -> bool {
         Stage::Kex => true,
         _ => false,
     }
-}
-
-/// True when `listener` takes connections to `place`.
-pub(super) fn listens(listener: &Listener, place: &Place) -> bool {
-    // `::` takes IPv4 too, unless bindv6only is set; then a second listener shows the truth for IPv4.
-    let any = listener.address.is_unspecified() && (listener.address.is_ipv6() || place.address.is_ipv4());
-    listener.port == place.port.get() && (any || listener.address == place.address)
-}
-
-/// What sshd itself says about root (L0).
-fn root_by_configuration(entirely: bool, probe: &dyn Probe) -> Evidence {
-    let what = if entirely { "sshd refuses root" } else { "sshd refuses root's password" };
-    let (proven, seen) = match Effective::ask("root", probe) {
-        Err(failure) => (Proven::Unknown, failure.line()),
-        Ok(effective) => {
-            let value = effective.first("permitrootlogin").to_owned();
-            let shut: &[&str] = &["no", "without-password", "prohibit-password", "forced-commands-only"];
-            let passwords = ["passwordauthentication", "kbdinteractiveauthentication"];
-            let none = passwords.iter().all(|keyword| effective.first(keyword) == "no");
-            let fine = if entirely { value == "no" } else { shut.contains(&value.as_str()) || none };
-            (if fine { Proven::Yes } else { Proven::No }, format!("sshd -T for root: PermitRootLogin {value}"))
-        }
-    };
-    Evidence { what: what.to_owned(), proven, reach: Reach::L0, seen, millis: 0 }
-}
-
-/// Whether an administrator whose sudo asks a password may become root, by sudo's own word (L0).
-fn sudo_by_policy(user: &UserName, probe: &dyn Probe) -> Evidence {
-    let asked = probe.ask(&Command::new(["/usr/bin/sudo", "-n", "-l", "-U", user.as_str()]));
-    let (proven, seen) = match asked {
-        Err(failure) => (Proven::Unknown, failure.line()),
-        Ok(output) if output.ok() && output.stdout.contains("may run the following") => {
-            (Proven::Yes, "policy only: sudo asks a password, which was not tried".to_owned())
-        }
-        Ok(output) => (Proven::No, output.last_line()),
-    };
-    let what = format!("sudo's policy for {}", user.as_str());
-    Evidence { what, proven, reach: Reach::L0, seen, millis: 0 }
 }
 
 impl Prover for OutsideProver {
@@ -351,17 +287,24 @@ impl Prover for OutsideProver {
         let mut wanted = Wanted::of(promises);
         let mut evidence = Vec::new();
         let mut alive = BTreeSet::new();
+        let mut present = self.route.clone();
+        if !word::has_ipv6(probe)? {
+            present.addresses.retain(IpAddr::is_ipv4);
+        }
         if wanted.needs_sshd() {
             let effective = Effective::ask("root", probe)?;
-            self.host_keys = scaffold::host_keys(&effective, probe)?;
+            self.host_keys = word::host_keys(&effective, probe)?;
+            self.live =
+                present.addresses.iter().copied().filter(|address| word::is_served(*address, &effective)).collect();
+            if self.live.is_empty() {
+                evidence.push(self.unknown("sshd's ports", "sshd listens at no address that can be tried from here"));
+            }
             if wanted.ports.is_empty() {
                 let ports = effective.all("port").filter_map(|port| port.parse().ok());
                 wanted.ports = ports.filter_map(|port| Port::new(port).ok()).collect();
             }
             for (user, _) in wanted.admins.iter().filter(|(user, _)| self.pass(user.as_str()).is_none()) {
-                let (what, seen) = (format!("login as {}", user.as_str()), "no temporary key was made".to_owned());
-                let (proven, reach) = (Proven::Unknown, self.route.reach);
-                evidence.push(Evidence { what, proven, reach, seen, millis: 0 });
+                evidence.push(self.unknown(&format!("login as {}", user.as_str()), "no temporary key was made"));
             }
             let tries = match moment {
                 Moment::BeforeClosing => {
@@ -381,10 +324,10 @@ impl Prover for OutsideProver {
             alive = answered;
         }
         let policy = wanted.admins.iter().filter(|(_, nopasswd)| !nopasswd);
-        evidence.extend(policy.map(|(user, _)| sudo_by_policy(user, probe)));
+        evidence.extend(policy.map(|(user, _)| word::sudo_by_policy(user, probe)));
         if moment == Moment::Final {
-            evidence.extend(wanted.root_refused.map(|entirely| root_by_configuration(entirely, probe)));
-            evidence.extend(doors::prove(self.worker.as_mut(), &self.route, &wanted, &alive, probe)?);
+            evidence.extend(wanted.root_refused.map(|entirely| word::root_by_configuration(entirely, probe)));
+            evidence.extend(doors::prove(self.worker.as_mut(), &present, &wanted, &alive, probe)?);
         }
         Ok(evidence)
     }

@@ -9,9 +9,10 @@ use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, HashAlg, PrivateKey};
 
 use super::wire::PrivateHalf;
+use super::word::Effective;
 use crate::change::{Change, Difference, Risk, Stage, Step};
 use crate::error::{Failure, Result};
-use crate::facts::{Facts, SSHD};
+use crate::facts::Facts;
 use crate::formats::accounts::{PasswdEntry, Records};
 use crate::host::{Actor, Command, FileKind, Node, Owner, Probe};
 use crate::types::{AbsPath, UserName, Word};
@@ -70,46 +71,6 @@ impl Pass {
     }
 }
 
-/// What sshd would do for one account, as far as a proof has to know.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Effective(Vec<(String, String)>);
-
-impl Effective {
-    /// Asks sshd for its effective configuration for `user`, coming from the outside namespace (sshd(8), -T and -C).
-    ///
-    /// # Errors
-    /// When sshd refuses its configuration.
-    pub fn ask(user: &str, probe: &dyn Probe) -> Result<Self> {
-        let from = format!("user={user},host=203.0.113.2,addr=203.0.113.2,laddr=203.0.113.1,lport=22");
-        let output = probe.ask(&Command::new([SSHD, "-T", "-C", &from]))?;
-        if !output.ok() {
-            return Err(Failure::unknown("proof", "sshd does not tell its configuration")
-                .why(output.last_line())
-                .hint("run: sshd -t"));
-        }
-        Ok(Self::parse(&output.stdout))
-    }
-
-    /// Reads the output of `sshd -T`; OpenSSH 10.6 spells the keywords in mixed case, earlier ones in lower case.
-    pub fn parse(text: &str) -> Self {
-        let pair = |line: &str| {
-            let (keyword, value) = line.split_once(' ')?;
-            Some((keyword.to_ascii_lowercase(), value.trim().to_owned()))
-        };
-        Self(text.lines().filter_map(pair).collect())
-    }
-
-    /// All values of a keyword given in lower case.
-    pub fn all<'a>(&'a self, keyword: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(name, _)| name == keyword).map(|(_, value)| value.as_str())
-    }
-
-    /// The first value of a keyword, or empty.
-    pub fn first(&self, keyword: &str) -> &str {
-        self.0.iter().find(|(name, _)| name == keyword).map_or("", |(_, value)| value)
-    }
-}
-
 /// The account's entry, from the file or from the name service.
 ///
 /// # Errors
@@ -123,25 +84,6 @@ pub fn account(user: &UserName, probe: &dyn Probe) -> Result<PasswdEntry> {
     Records::parse(asked.stdout.as_bytes())
         .passwd_entry(user.as_str())
         .ok_or_else(|| Failure::unknown(format!("account {}", user.as_str()), "there is no such account to log in as"))
-}
-
-/// The public host keys that sshd may show: those of its configuration, `.pub` beside each.
-///
-/// # Errors
-/// When none can be read: without one a login could be with anybody.
-pub fn host_keys(effective: &Effective, probe: &dyn Probe) -> Result<Vec<String>> {
-    let mut keys = Vec::new();
-    for private in effective.all("hostkey") {
-        let Ok(public) = AbsPath::parse(&format!("{private}.pub")) else { continue };
-        let bytes = probe.read(&public, &Actor::Root)?.unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        keys.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
-    }
-    if keys.is_empty() {
-        return Err(Failure::unknown("proof", "no public host key can be read, so no login can be trusted")
-            .hint("make them with: ssh-keygen -A"));
-    }
-    Ok(keys)
 }
 
 /// The file of `AuthorizedKeysFile` that takes the line, and in whose name: the first within the home, else the first
@@ -215,7 +157,7 @@ pub fn expiry(now: Timestamp, facts: &Facts, probe: &dyn Probe) -> Result<String
 pub fn change(pass: &Pass, effective: &Effective, expiry: &str, probe: &dyn Probe) -> Result<Change> {
     let account = account(&pass.user, probe)?;
     let (path, actor) = key_file(&account, &pass.user, effective)?;
-    let summary = format!("add a key of {MINUTES} minutes for the proof, usable from this host only");
+    let summary = format!("add a key of {MINUTES} minutes for the proof, usable from here only");
     let mut change =
         Change::new("proof", format!("proof:{}:key", pass.user.as_str()), summary, Stage::Additive, Risk::None);
     let (content, mode) = match probe.meta(&path, &actor)? {
