@@ -1,5 +1,6 @@
 //! The in-memory twin of a host, for law tests. It refuses what the machine refuses, by the same rules; programs are
-//! answered by small models that tests plug in. Must not touch the machine.
+//! answered by small models that tests plug in. It does not know permission bits: whoever may work in a directory can read
+//! all that is there. Must not touch the machine.
 
 mod acts;
 mod world;
@@ -132,7 +133,11 @@ impl Probe for MemoryHost {
             let found = world.resolve(path.as_str(), true).and_then(|path| world.entry(&path));
             return found.map(|entry| bytes_of(path, entry)).transpose();
         }
-        let Way::Open(Who::User { uid, .. }) = way(&world, path, actor)? else { return Ok(None) };
+        let uid = match way(&world, path, actor)? {
+            Way::Open(Who::User { uid, .. }) => uid,
+            Way::Open(Who::Root) | Way::Missing => return Ok(None),
+            Way::Home => return Err(rules::home_itself(path)),
+        };
         let Some(entry) = world.entry(path.as_str()) else { return Ok(None) };
         rules::readable_in_home(path, &entry.meta(), uid)?;
         bytes_of(path, entry).map(Some)

@@ -196,6 +196,9 @@ fn root_list(path: &AbsPath) -> Result<Option<Vec<String>>> {
     let entries = match std::fs::read_dir(path.as_path()) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            return if root_meta(path)?.is_some() { Err(rules::no_directory(path)) } else { Ok(None) };
+        }
         Err(error) => return Err(fail(error)),
     };
     let mut names = Vec::new();

@@ -48,7 +48,7 @@ pub fn trusted_dir(path: &AbsPath, meta: &Meta) -> Result<()> {
     if meta.uid != 0 {
         return Err(Failure::refused(path.as_str(), "keyward does not write below it as root")
             .why(format!("the directory belongs to uid {}, which could put anything in its place", meta.uid))
-            .hint(format!("chown root: {path}")));
+            .hint(format!("chown -h root: {path}")));
     }
     if meta.mode & 0o022 != 0 {
         return Err(Failure::refused(path.as_str(), "keyward does not write below it as root")
@@ -77,7 +77,7 @@ pub fn home(path: &AbsPath, meta: &Meta, user: &UserName, uid: u32) -> Result<()
     }
     Err(Failure::refused(path.as_str(), format!("the home of '{}' belongs to uid {}", user.as_str(), meta.uid))
         .why("keyward works in a home only as the user, and only when it is the user's own")
-        .hint(format!("chown {}: {path}  (not for an sftp chroot: that has to stay root's)", user.as_str())))
+        .hint(format!("chown -h {}: {path}  (not for an sftp chroot: that has to stay root's)", user.as_str())))
 }
 
 /// A directory beneath a home, on the way to what is looked at.
@@ -97,7 +97,7 @@ pub fn home_dir_written(path: &AbsPath, meta: &Meta, user: &UserName, uid: u32) 
     }
     Err(Failure::refused(path.as_str(), format!("belongs to root, so '{}' cannot change it", user.as_str()))
         .why("keyward works in a home only as the user")
-        .hint(format!("chown {}: {path}", user.as_str())))
+        .hint(format!("chown -h {}: {path}", user.as_str())))
 }
 
 fn foreign(path: &AbsPath, meta: &Meta) -> Failure {
@@ -121,8 +121,8 @@ fn no_links(path: &AbsPath, meta: &Meta) -> Result<()> {
 
 /// What stands at `path` may be replaced by a regular file.
 pub fn replace_by_file(path: &AbsPath, meta: &Meta, who: &Who) -> Result<()> {
-    owned(path, meta, who)?;
     no_links(path, meta)?;
+    owned(path, meta, who)?;
     match meta.kind {
         FileKind::File => Ok(()),
         other => Err(Failure::refused(path.as_str(), format!("is {} where a file has to be", kind_word(other)))
@@ -132,13 +132,14 @@ pub fn replace_by_file(path: &AbsPath, meta: &Meta, who: &Who) -> Result<()> {
 
 /// What stands at `path` may become this directory.
 pub fn become_dir(path: &AbsPath, meta: &Meta, who: &Who) -> Result<()> {
-    owned(path, meta, who)?;
-    real_dir(path, meta)
+    real_dir(path, meta)?;
+    owned(path, meta, who)
 }
 
 /// What stands at `path` may be removed.
 pub fn removable(path: &AbsPath, meta: &Meta, who: &Who) -> Result<()> {
     if meta.kind != FileKind::Link {
+        no_links(path, meta)?;
         owned(path, meta, who)?;
     }
     match meta.kind {
@@ -157,8 +158,8 @@ pub fn capturable(path: &AbsPath, meta: &Meta, who: &Who) -> Result<()> {
     if meta.kind == FileKind::Link {
         return Ok(());
     }
-    owned(path, meta, who)?;
-    no_links(path, meta)
+    no_links(path, meta)?;
+    owned(path, meta, who)
 }
 
 /// As a user: only what is the user's own is replaced, since only that can be put back with its owner.
@@ -168,7 +169,19 @@ fn owned(path: &AbsPath, meta: &Meta, who: &Who) -> Result<()> {
         Who::User { name, uid, .. } if meta.uid != *uid => {
             Err(Failure::refused(path.as_str(), format!("belongs to root, so '{}' cannot put it back", name.as_str()))
                 .why("keyward works in a home only as the user")
-                .hint(format!("chown {}: {path}", name.as_str())))
+                .hint(format!("chown -h {}: {path}", name.as_str())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A user can give nothing away.
+pub fn givable(path: &AbsPath, who: &Who, uid: u32) -> Result<()> {
+    match who {
+        Who::User { name, uid: own, .. } if uid != *own => {
+            Err(Failure::refused(path.as_str(), format!("cannot be given to uid {uid} by '{}'", name.as_str()))
+                .why("keyward works in a home only as the user")
+                .hint(format!("chown -h {uid} {path}")))
         }
         _ => Ok(()),
     }

@@ -27,10 +27,9 @@ pub fn inside(name: &str, body: fn()) {
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}");
     assert!(text.contains("1 passed"), "the test did not run: {text}");
-    print!(
-        "{}",
-        text.lines().filter(|line| line.starts_with("SEEN ")).map(|line| format!("{line}\n")).collect::<String>()
-    );
+    for seen in text.lines().filter_map(|line| line.split_once("SEEN ")) {
+        println!("{name}: {}", seen.1);
+    }
 }
 
 fn enter(tree: &Path, test: &Path, name: &str) -> Output {

@@ -91,6 +91,7 @@ pub fn put(world: &mut World, path: &AbsPath, who: &Who, node: &Node) -> Result<
     let (owner, mode) = match node {
         Node::File { owner, mode, .. } | Node::Dir { owner, mode } => (*owner, *mode),
     };
+    rules::givable(path, who, who.ids(owner).0)?;
     let ((uid, gid), old) = (who.ids(owner), world.entry(path.as_str()).cloned());
     let xattrs = old.as_ref().map(|old| old.xattrs.clone()).unwrap_or_default();
     let stuff = match node {
@@ -121,6 +122,9 @@ pub fn remove(world: &mut World, path: &AbsPath, who: &Who) -> Result<()> {
 
 /// Puts an image back.
 pub fn restore(world: &mut World, path: &AbsPath, who: &Who, image: &Image) -> Result<()> {
+    if let Image::File { uid, .. } | Image::Dir { uid, .. } | Image::Link { uid, .. } = image {
+        rules::givable(path, who, *uid)?;
+    }
     let old = world.entry(path.as_str()).cloned();
     let judge_file = || old.iter().try_for_each(|old| rules::replace_by_file(path, &old.meta(), who));
     let entry = match image.clone() {

@@ -93,13 +93,13 @@ pub fn as_user(home: &AbsPath, path: &AbsPath, who: &Who, work: &Work) -> Result
         return the_home(&top, work);
     }
     if *work == Work::List {
-        return match walk::beneath(&top, path, *uid)? {
+        return match walk::beneath(&top, path, name, *uid)? {
             Some(dir) => list(&dir),
             None => Ok(Done::Absent),
         };
     }
     let parent = path.parent().unwrap_or_else(|| home.clone());
-    match walk::beneath(&top, &parent, *uid)? {
+    match walk::beneath(&top, &parent, name, *uid)? {
         Some(dir) => in_dir(&dir, path, who, work),
         None => without_parent(path, work),
     }

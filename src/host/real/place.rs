@@ -157,6 +157,8 @@ impl<'a> Place<'a> {
     /// Puts a node down, owned as it says.
     pub fn put(&self, node: &Node) -> Result<()> {
         walk::judge_written(self.dir, self.who)?;
+        let (Node::File { owner, .. } | Node::Dir { owner, .. }) = node;
+        rules::givable(self.path, self.who, self.who.ids(*owner).0)?;
         match node {
             Node::File { content, mode, owner } => {
                 let old = self.meta()?;
@@ -256,6 +258,9 @@ impl<'a> Place<'a> {
     /// Puts an image back, and clears away what a killed run left half made beside it.
     pub fn restore(&self, image: &Image) -> Result<()> {
         self.sweep();
+        if let Image::File { uid, .. } | Image::Dir { uid, .. } | Image::Link { uid, .. } = image {
+            rules::givable(self.path, self.who, *uid)?;
+        }
         match image {
             Image::Absent => self.remove(),
             Image::File { content, mode, uid, gid, xattrs } => {

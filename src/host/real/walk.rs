@@ -89,8 +89,9 @@ fn root() -> Result<OwnedFd> {
         .map_err(|errno| fault(Kind::Unknown, &AbsPath::fixed("/"), "cannot be opened", errno))
 }
 
-/// Walks from `at` (standing at `from`) down to `to`. The last directory is opened for reading.
-fn descend(at: OwnedFd, from: &AbsPath, to: &AbsPath, judge: Judge<'_>) -> Result<Option<Dir>> {
+/// Walks from `at` (standing at `from`) down to `to`. The last directory is opened for reading; `closed` says why it may
+/// be one that cannot.
+fn descend(at: OwnedFd, from: &AbsPath, to: &AbsPath, judge: Judge<'_>, closed: Judge<'_>) -> Result<Option<Dir>> {
     let mut fd = at;
     let mut path = from.clone();
     let rest = to.as_str().get(from.as_str().len()..).unwrap_or_default();
@@ -99,9 +100,17 @@ fn descend(at: OwnedFd, from: &AbsPath, to: &AbsPath, judge: Judge<'_>) -> Resul
         let Some(down) = step(&fd, name, &next, OFlag::O_PATH, judge)? else { return Ok(None) };
         (fd, path) = (down, next);
     }
-    let readable = openat(&fd, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(|errno| fault(Kind::Unknown, &path, "cannot be opened", errno))?;
-    Ok(Some(Dir { file: File::from(readable), path }))
+    match openat(&fd, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) {
+        Ok(readable) => Ok(Some(Dir { file: File::from(readable), path })),
+        Err(errno) => {
+            if errno == Errno::EACCES
+                && let Ok(stat) = fstat(&fd)
+            {
+                closed(&path, &meta_of(&stat))?;
+            }
+            Err(fault(Kind::Unknown, &path, "cannot be opened", errno))
+        }
+    }
 }
 
 /// Opens a directory in which root works: every component must be root's alone; `None` when one is not there.
@@ -112,7 +121,7 @@ pub fn trusted(path: &AbsPath) -> Result<Option<Dir>> {
     let at = root()?;
     let stat = fstat(&at).map_err(|errno| fault(Kind::Unknown, path, "cannot be looked at", errno))?;
     rules::trusted_dir(&AbsPath::fixed("/"), &meta_of(&stat))?;
-    descend(at, &AbsPath::fixed("/"), path, &rules::trusted_dir)
+    descend(at, &AbsPath::fixed("/"), path, &rules::trusted_dir, &|_, _| Ok(()))
 }
 
 /// True when something stands at `path`, below directories that only root can change.
@@ -145,18 +154,20 @@ pub fn home(path: &AbsPath, user: &UserName, uid: u32) -> Result<Option<Dir>> {
     let at = root()?;
     let stat = fstat(&at).map_err(|errno| fault(Kind::Unknown, path, "cannot be looked at", errno))?;
     judge(&AbsPath::fixed("/"), &meta_of(&stat))?;
-    descend(at, &AbsPath::fixed("/"), path, &judge)
+    descend(at, &AbsPath::fixed("/"), path, &judge, &|_, _| Ok(()))
 }
 
 /// Opens a directory beneath a home that [`home`] opened; `None` when it is not there.
 ///
 /// # Errors
 /// Refused when a component is a link or somebody else's, or it cannot be looked at.
-pub fn beneath(home: &Dir, path: &AbsPath, uid: u32) -> Result<Option<Dir>> {
+pub fn beneath(home: &Dir, path: &AbsPath, user: &UserName, uid: u32) -> Result<Option<Dir>> {
     let again =
         home.file.try_clone().map_err(|error| super::io_fault(Kind::Unknown, path, "cannot be opened", &error))?;
     let judge = |place: &AbsPath, meta: &Meta| rules::home_dir_seen(place, meta, uid);
-    descend(OwnedFd::from(again), &home.path, path, &judge)
+    // What root keeps closed even to the user's eyes cannot be the user's to change.
+    let closed = |place: &AbsPath, meta: &Meta| rules::home_dir_written(place, meta, user, uid);
+    descend(OwnedFd::from(again), &home.path, path, &judge, &closed)
 }
 
 /// Judges a directory in which `who` is about to change something.
