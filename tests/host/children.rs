@@ -1,7 +1,7 @@
 //! Programs: what they are given, what they may do, and that nothing of them is left after the deadline.
 
 use std::net::TcpListener;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use keyward::error::Kind;
@@ -202,23 +202,38 @@ fn a_hangup_reaches_the_right_process() {
     inside("children::a_hangup_reaches_the_right_process", || {
         let (host, pid_file) = (machine(), at("/run/d.pid"));
         let program = at("/usr/local/bin/daemon");
-        sh("cp /bin/sleep /usr/local/bin/daemon");
-        assert_eq!(host.hangup(&pid_file, &program).unwrap_err().kind, Kind::Failed);
+        // As sshd does: the pid file goes while it starts over, and comes anew.
+        let script = "trap 'rm /run/d.pid; echo seen >>/run/seen; sleep 0.1; echo $$ >/run/d.pid' HUP; while :; do sleep 0.02; done";
         for text in ["", "0", "-1", "junk", "999999", "1"] {
             std::fs::write("/run/d.pid", text).unwrap();
-            assert!(host.hangup(&pid_file, &program).is_err(), "{text}");
+            assert_eq!(host.hangup(&pid_file, &program, None).unwrap_err().kind, Kind::Failed, "{text}");
         }
         for upgrade in [false, true] {
-            let mut daemon = std::process::Command::new(program.as_str()).arg("60").process_group(0).spawn().unwrap();
+            sh("rm -f /usr/local/bin/daemon /run/seen; cp /bin/dash /usr/local/bin/daemon");
+            let mut daemon = std::process::Command::new(program.as_str()).args(["-c", script]).spawn().unwrap();
             std::fs::write("/run/d.pid", format!("{}\n", daemon.id())).unwrap();
-            assert!(host.hangup(&pid_file, &at("/usr/sbin/sshd")).is_err());
+            std::thread::sleep(Duration::from_millis(100));
+            assert_eq!(host.hangup(&pid_file, &at("/usr/sbin/sshd"), None).unwrap_err().kind, Kind::Failed);
             if upgrade {
                 sh("rm /usr/local/bin/daemon; cp /bin/true /usr/local/bin/daemon");
             }
-            assert!(daemon.try_wait().unwrap().is_none());
-            host.hangup(&pid_file, &program).unwrap();
-            assert_eq!(daemon.wait().unwrap().signal(), Some(1));
+            assert!(!std::fs::exists("/run/seen").unwrap());
+            host.hangup(&pid_file, &program, None).unwrap();
+            // On return it has started over, so that the next one counts.
+            host.hangup(&pid_file, &program, None).unwrap();
+            let by = Command::new(["/bin/kill", "-HUP", &daemon.id().to_string()]);
+            host.hangup(&pid_file, &program, Some(&by)).unwrap();
+            assert_eq!(std::fs::read_to_string("/run/seen").unwrap(), "seen\nseen\nseen\n");
+            assert!(host.hangup(&pid_file, &program, Some(&Command::new(["/bin/false"]))).is_err());
+            daemon.kill().unwrap();
+            daemon.wait().unwrap();
         }
+        // One that dies of it does not come back.
+        sh("rm /usr/local/bin/daemon; cp /bin/sleep /usr/local/bin/daemon");
+        let mut daemon = std::process::Command::new(program.as_str()).arg("60").spawn().unwrap();
+        std::fs::write("/run/d.pid", format!("{}\n", daemon.id())).unwrap();
+        assert_eq!(host.hangup(&pid_file, &program, None).unwrap_err().kind, Kind::Failed);
+        assert_eq!(daemon.wait().unwrap().signal(), Some(1));
     });
 }
 
