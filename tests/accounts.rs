@@ -49,7 +49,21 @@ fn enter(tree: &Path, test: &str, text: &str) -> Result<String, String> {
         exec chroot /mnt/root /opt/test --exact "$4" --nocapture --test-threads 1 --ignored
     "#;
     let output = Command::new("unshare")
-        .args(["-m", "-p", "-f", "-n", "-u", "-i", "--kill-child", "--propagation", "private", "sh", "-c", script, "sh"])
+        .args([
+            "-m",
+            "-p",
+            "-f",
+            "-n",
+            "-u",
+            "-i",
+            "--kill-child",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            script,
+            "sh",
+        ])
         .args([tree, &std::env::current_exe().unwrap(), Path::new(support::KEYWARD), Path::new(test)])
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

@@ -116,12 +116,18 @@ fn ask(probe: &dyn Probe, name: &str) -> Result<Setting> {
     if !answer.ok() {
         return fallback(probe, &answer.last_line());
     }
+    // OpenSSH 10 spells keywords as in the manual, earlier ones in lower case.
     let value = |key: &str| {
-        let line = answer.stdout.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;
-        Some(line.trim().to_owned())
+        let named = |line: &str| {
+            line.split_once(' ').filter(|(word, _)| word.eq_ignore_ascii_case(key)).map(|(_, v)| v.trim().to_owned())
+        };
+        answer.stdout.lines().find_map(named)
     };
     let set = |key: &str| value(key).filter(|text| text != "none");
-    let files = value("authorizedkeysfile").unwrap_or_else(|| DEFAULT.join(" "));
+    let Some(files) = value("authorizedkeysfile") else {
+        return Err(Failure::unknown(format!("sshd -T for {name}"), "sshd does not say where it reads keys")
+            .hint(format!("look for AuthorizedKeysFile in: {SSHD} -T -C {connection}")));
+    };
     Ok(Setting {
         files: files.split_whitespace().map(str::to_owned).collect(),
         command: set("authorizedkeyscommand"),

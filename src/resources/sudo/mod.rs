@@ -168,7 +168,7 @@ impl Resource for Sudo {
             ..Observed::default()
         };
         if !found.policy.reads_directory {
-            found.dormant = policy::drop_ins(probe, &AbsPath::fixed(policy::DIRECTORY))?;
+            found.dormant = policy::dormant(probe)?;
         }
         for path in grant::paths(&desired.name) {
             if let Some(meta) = probe.meta(&path, &Actor::Root)? {
@@ -188,7 +188,8 @@ impl Resource for Sudo {
             None if exists => {
                 let name = desired.name.as_str();
                 let answer = probe.ask(&Command::new([SUDO, "-n", "-l", "-U", name]))?;
-                found.listed = Some(listed(&answer.stdout));
+                // With `Defaults requiretty` sudo answers nobody without a terminal, not even root.
+                found.listed = (!answer.stderr.contains("tty")).then(|| listed(&answer.stdout));
             }
             None => {}
         }

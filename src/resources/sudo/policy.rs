@@ -231,7 +231,7 @@ fn resolve(from: &AbsPath, target: &str) -> Option<AbsPath> {
 }
 
 /// The files of an include directory in sudo's order: by byte, without names that hold a dot or end in `~`.
-pub fn drop_ins(probe: &dyn Probe, directory: &AbsPath) -> Result<Vec<AbsPath>> {
+fn drop_ins(probe: &dyn Probe, directory: &AbsPath) -> Result<Vec<AbsPath>> {
     let mut files = Vec::new();
     for name in probe.list(directory, &Actor::Root)?.unwrap_or_default() {
         let Some(path) = directory.join(&name).ok().filter(|_| sudoers::is_read(&name)) else { continue };
@@ -244,6 +244,18 @@ pub fn drop_ins(probe: &dyn Probe, directory: &AbsPath) -> Result<Vec<AbsPath>> 
         }
     }
     Ok(files)
+}
+
+/// Drop-ins with rules that would come into force once the directory is read.
+pub fn dormant(probe: &dyn Probe) -> Result<Vec<AbsPath>> {
+    let mut sleeping = Vec::new();
+    for path in drop_ins(probe, &AbsPath::fixed(DIRECTORY))? {
+        let content = probe.read(&path, &Actor::Root)?.unwrap_or_default();
+        if !sudoers::parse(&String::from_utf8_lossy(&content)).is_empty() {
+            sleeping.push(path);
+        }
+    }
+    Ok(sleeping)
 }
 
 /// A file of the set below `{stage}`, its include lines pointing there too.

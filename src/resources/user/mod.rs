@@ -219,7 +219,8 @@ impl Observed {
     fn look_for_new(&mut self, desired: &Desired, probe: &dyn Probe) -> Result<()> {
         let name = desired.name.as_str();
         for database in ["passwd", "group"] {
-            if ground::known_elsewhere(probe, database, name)? {
+            let local = database == "group" && self.databases.group.count(name) > 0;
+            if !local && ground::known_elsewhere(probe, database, name)? {
                 let kind = if database == "passwd" { "account" } else { "group" };
                 return Err(Failure::refused(
                     name,
@@ -334,7 +335,9 @@ fn uses_pam(probe: &dyn Probe, name: &str) -> Result<Option<bool>> {
     let connection = format!("user={name},host=client,addr=192.0.2.1");
     let answer = probe.ask(&Command::new([SSHD, "-T", "-C", &connection]))?;
     if answer.ok() {
-        return Ok(answer.stdout.lines().find_map(|line| line.strip_prefix("usepam ")).map(|value| value == "yes"));
+        // OpenSSH 10 spells keywords as in the manual, earlier ones in lower case.
+        let text = answer.stdout.to_ascii_lowercase();
+        return Ok(text.lines().find_map(|line| line.strip_prefix("usepam ")).map(|value| value == "yes"));
     }
     // sshd says nothing without host keys or /run/sshd; then its main file has to do.
     let bytes = probe.read(&AbsPath::fixed("/etc/ssh/sshd_config"), &Actor::Root)?.unwrap_or_default();
