@@ -160,6 +160,7 @@ pub fn change(pass: &Pass, effective: &Effective, expiry: &str, probe: &dyn Prob
     let summary = format!("add a key of {MINUTES} minutes for the proof, usable from here only");
     let mut change =
         Change::new("proof", format!("proof:{}:key", pass.user.as_str()), summary, Stage::Additive, Risk::None);
+    change.steps.extend(flag(pass, &account, probe)?);
     let (content, mode) = match probe.meta(&path, &actor)? {
         // sshd reads the file as the user, so one that root owns must be readable by all.
         None => (Vec::new(), if actor == Actor::Root { 0o644 } else { 0o600 }),
@@ -179,6 +180,21 @@ pub fn change(pass: &Pass, effective: &Effective, expiry: &str, probe: &dyn Prob
     change.differences.push(Difference::new(path.as_str(), "a temporary key", "without"));
     change.steps.push(Step::Put { path, actor, node });
     Ok(change)
+}
+
+/// The empty file that Debian's sudo leaves in the home of a member of the group sudo or admin at the first use
+/// (sudoers(5), `admin_flag`), put there before sudo can, so that it goes with the temporary key.
+fn flag(pass: &Pass, account: &PasswdEntry, probe: &dyn Probe) -> Result<Option<Step>> {
+    let actor = Actor::User(pass.user.clone());
+    let Ok(home) = AbsPath::parse(&account.home) else { return Ok(None) };
+    let Ok(path) = home.join(".sudo_as_admin_successful") else { return Ok(None) };
+    // Where the user cannot write, sudo in the user's name cannot either.
+    let own = probe.meta(&home, &actor)?.is_some_and(|meta| meta.kind == FileKind::Dir && meta.uid == account.uid);
+    if !pass.sudo || !own || probe.meta(&path, &actor)?.is_some() {
+        return Ok(None);
+    }
+    let node = Node::File { content: Vec::new(), mode: 0o644, owner: Owner::Actor };
+    Ok(Some(Step::Put { path, actor, node }))
 }
 
 /// `content` with `line` at its end; a last line without newline gets one first.

@@ -294,7 +294,9 @@ fn the_key_goes_where_sshd_reads() {
                 _ => None,
             })
             .collect();
-        assert_eq!(files, [want]);
+        let (keys, flags): (Vec<_>, Vec<_>) =
+            files.iter().partition(|path| !path.ends_with("/.sudo_as_admin_successful"));
+        assert_eq!((keys, flags.len() <= 1), (vec![&want], true), "{files:?}");
         host.bed.sh("install -d -m 700 -o deploy -g deploy /home/deploy/.keys").ok();
         all(&host.proves(&mut prover, Moment::BeforeClosing, &promises), "login as deploy", Proven::Yes);
     }
