@@ -170,3 +170,43 @@ impl Bed {
         self.outside(&["/usr/bin/timeout", "1", "/bin/bash", "-c", &script]).code == 0
     }
 }
+
+/// What [`snapshot`] leaves out, see the file.
+const LEFT_BEHIND: &str = include_str!("left-behind.txt");
+
+/// Every path below `root` with kind, mode, owner, link target, and SHA-256 of its bytes, but
+/// for what tests/support/left-behind.txt names. Times are not compared: undo makes new files.
+pub fn snapshot(root: &Path) -> String {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", &snapshot_script(root.to_str().unwrap())]);
+    finish(command, b"").ok().stdout
+}
+
+fn snapshot_script(root: &str) -> String {
+    let root = root.trim_end_matches('/');
+    let left =
+        LEFT_BEHIND.lines().filter(|line| line.starts_with('/')).filter_map(|line| line.split_whitespace().next());
+    let left: Vec<String> = left.map(|path| format!("-path '{root}{path}'")).collect();
+    let (start, left) = (if root.is_empty() { "/" } else { root }, left.join(" -o "));
+    format!(
+        "find {start} -xdev \\( -path '{root}/proc' -o -path '{root}/sys' -o -path '{root}/dev' -o {left} \\) -prune -o \
+         -printf '%p %y %m %U:%G %l\\n' | sort
+         find {start} -xdev \\( -path '{root}/proc' -o -path '{root}/sys' -o -path '{root}/dev' -o -path '{root}/usr' \
+         -o {left} \\) -prune -o -type f -print0 | sort -z | xargs -0 sha256sum"
+    )
+}
+
+/// Lines that only one of two snapshots has.
+pub fn difference(before: &str, after: &str) -> String {
+    let (old, new): (std::collections::BTreeSet<_>, std::collections::BTreeSet<_>) =
+        (before.lines().collect(), after.lines().collect());
+    let gone = old.difference(&new).map(|line| format!("- {line}\n"));
+    gone.chain(new.difference(&old).map(|line| format!("+ {line}\n"))).collect()
+}
+
+impl Bed {
+    /// [`snapshot`] of the copy.
+    pub fn snapshot(&self) -> String {
+        self.run(&["/bin/sh", "-c", &snapshot_script("/")]).ok().stdout
+    }
+}
