@@ -7,7 +7,7 @@ use crate::change::{Action, Change, Note, Promise, Step, TextDiff};
 use crate::facts::{Init, SSHD, SSHD_PID, SshdMode};
 use crate::host::{Actor, Command, Node, Owner};
 use crate::resource::Resource as _;
-use crate::types::{AbsPath, Port};
+use crate::types::{AbsPath, Port, Word as _};
 
 /// How long a reload may take until the listeners are as wanted.
 const LISTEN_MS: u64 = 5_000;
@@ -45,20 +45,27 @@ impl Job<'_> {
 
     /// Makes the daemon read its configuration, and waits until it listens as it should.
     pub(super) fn reload(&self, open: &[u16], closed: &[u16]) -> Vec<Action> {
-        let mut actions = match (self.facts.sshd_mode, self.facts.init, &self.observed.daemon.socket) {
-            (SshdMode::Stopped | SshdMode::Missing, ..) => return Vec::new(),
-            (_, _, Some(socket)) => socket::reload(socket),
-            (_, Init::Systemd, None) => {
-                vec![hangup(Some(Command::new(["/usr/bin/systemctl", "reload", "ssh.service"])))]
-            }
-            (_, Init::Other, None) => {
-                vec![hangup(None)]
-            }
+        let mut actions = match (self.facts.sshd_mode, &self.observed.daemon.socket) {
+            (SshdMode::Stopped | SshdMode::Missing, _) => return Vec::new(),
+            (_, Some(socket)) => socket::reload(socket),
+            (_, None) => vec![self.hangup()],
         };
         if !open.is_empty() {
             actions.push(await_listeners(open, closed));
         }
         actions
+    }
+
+    /// SIGHUP, also under systemd: `systemctl reload` returns before sshd has read anything, and a second reload that
+    /// comes too early is lost. The gates have done what ExecReload= does before.
+    fn hangup(&self) -> Action {
+        match self.observed.effective.get("pidfile").and_then(|path| AbsPath::parse(path).ok()) {
+            Some(pidfile) => Action::Hangup { pidfile, program: AbsPath::fixed(SSHD), by: None },
+            None if self.facts.init == Init::Systemd => {
+                Action::Run(Command::new(["/usr/bin/systemctl", "reload", "ssh.service"]))
+            }
+            None => Action::Hangup { pidfile: AbsPath::fixed(SSHD_PID), program: AbsPath::fixed(SSHD), by: None },
+        }
     }
 
     pub(super) fn promises(&self) -> Vec<Promise> {
@@ -90,7 +97,8 @@ impl Job<'_> {
             };
             notes.push(Note::warning(about, text));
         }
-        let hosts: Vec<String> = self.observed.effective.listens().into_iter().map(|(host, _)| host).collect();
+        let mut hosts: Vec<String> = self.observed.effective.listens().into_iter().map(|(host, _)| host).collect();
+        hosts.dedup();
         if !hosts.is_empty() && !hosts.iter().any(|host| host == "0.0.0.0" || host == "::") {
             notes.push(Note::info(about, format!("sshd listens on {} only (ListenAddress)", hosts.join(", "))));
         }
@@ -103,10 +111,6 @@ impl Job<'_> {
         }
         notes
     }
-}
-
-fn hangup(by: Option<Command>) -> Action {
-    Action::Hangup { pidfile: AbsPath::fixed(SSHD_PID), program: AbsPath::fixed(SSHD), by }
 }
 
 fn await_listeners(open: &[u16], closed: &[u16]) -> Action {

@@ -97,7 +97,9 @@ pub fn observe(desired: &Desired, facts: &Facts, probe: &dyn Probe) -> Result<Ob
     let main = daemon.config().unwrap_or(MAIN).to_owned();
     let mut tree = tree::load(probe, &main)?;
     read_own(probe, &mut tree)?;
-    let mut environment = Environment { run_dir: true, host_keys: true };
+    // Where both are missing, sshd names only the keys.
+    let run_dir = probe.meta(&AbsPath::fixed(RUN_DIR), &Actor::Root)?.is_some();
+    let mut environment = Environment { run_dir, host_keys: true };
     let effective = ask(probe, &mut environment, &main, None)?;
     let accounts = accounts(desired, probe)?;
     let port = desired.port.map(crate::types::Port::get);

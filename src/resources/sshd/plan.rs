@@ -186,7 +186,7 @@ impl Job<'_> {
         }
         if !environment.host_keys {
             change.differences.push(Difference::new("ssh.host_keys", "present", "missing"));
-            let kinds = ["rsa", "ecdsa", "ed25519", "mldsa44_ed25519"];
+            let kinds = ["rsa", "dsa", "ecdsa", "ed25519", "mldsa44_ed25519"];
             let files = kinds.iter().flat_map(|kind| {
                 [format!("/etc/ssh/ssh_host_{kind}_key"), format!("/etc/ssh/ssh_host_{kind}_key.pub")]
             });

@@ -64,7 +64,8 @@ fn methods(observed: &Observed, settings: &[Setting], effective: &Effective, who
             .hint("set in the playbook: ssh: { pubkey_authentication: true }"),
         );
     }
-    let no_keys = effective.is("authorizedkeysfile", "none")
+    // 10.6 prints no line at all for none.
+    let no_keys = effective.get("authorizedkeysfile").is_none_or(|files| files.eq_ignore_ascii_case("none"))
         && effective.get("authorizedkeyscommand").is_none_or(|command| command.eq_ignore_ascii_case("none"));
     if no_keys && !passwords && !questions {
         return Some(

@@ -23,6 +23,12 @@ fn load_file(probe: &dyn Probe, path: &str, depth: usize, tree: &mut Tree) -> Re
         return Ok(true);
     }
     let Some(bytes) = probe.read(&clean(path, path)?, &Actor::Root)? else { return Ok(false) };
+    if let Some(line) = bytes.split(|byte| *byte == b'\n').position(|line| line.contains(&0)) {
+        // sshd drops the rest of such a line with its end, and reads the next line as a part of it.
+        return Err(Failure::refused(format!("{path}:{}", line + 1), "a NUL byte in sshd's configuration")
+            .why("sshd glues the next line to this one")
+            .hint(format!("take the byte out: sed -i 's/\\x00//g' {path}")));
+    }
     let text = ConfigText::parse(&bytes);
     tree.files.insert(path.to_owned(), text.clone());
     for (line, directive) in text.directives().filter(|(_, directive)| directive.keyword == "include") {
