@@ -115,7 +115,7 @@ impl Host {
     #[track_caller]
     pub fn new(name: &str, suite: &str) -> Option<Self> {
         let bed = Bed::new(name, suite)?;
-        bed.sh("useradd -m -s /bin/bash -p '*' deploy
+        bed.sh("useradd -m -s /bin/bash -G sudo -p '*' deploy
              install -d -m 700 -o deploy -g deploy /home/deploy/.ssh
              echo 'deploy ALL=(ALL:ALL) NOPASSWD: ALL' >/etc/sudoers.d/deploy
              chmod 440 /etc/sudoers.d/deploy")
@@ -154,7 +154,7 @@ impl Host {
         let changes = prover.scaffold(promises, &facts, &looks).unwrap();
         let before: Vec<_> = changes.iter().flat_map(|change| self.make(change)).collect();
         let evidence = prover.prove(moment, promises, &looks).unwrap();
-        for (path, content) in before {
+        for (path, content) in before.into_iter().rev() {
             match content {
                 Some(bytes) => self.bed.plant(&path, &bytes, 0o600, owner(&path)),
                 None => drop(self.bed.run(&["/bin/rm", "-f", &path]).ok()),

@@ -33,6 +33,8 @@ fn every_release_lets_the_administrator_in_from_outside() {
         all(&evidence, "", Proven::Yes);
         assert!(evidence.iter().all(|piece| piece.reach == Reach::L2), "{suite}");
         assert_eq!(host.bed.read(key_file), "# mine, no newline at the end", "{suite}");
+        let left = host.bed.sh("ls -A /home/deploy | grep -v -e '^[.]bash' -e '^[.]profile$'").ok().stdout;
+        assert_eq!(left, ".ssh\n", "{suite}: the proof leaves something behind");
         // The old port is still open: nothing may call it closed.
         let evidence = host.proves(&mut prover, Moment::Final, &promises);
         all(&evidence, "closed, port 22", Proven::No);
@@ -68,6 +70,17 @@ fn a_missing_key_line_sudo_rule_or_port_is_seen() {
     // Nothing listens there.
     let closed = [admin(), Promise::SshPort { port: port(2222) }];
     all(&host.proves(&mut prover, Moment::BeforeClosing, &closed), "login as deploy", Proven::No);
+}
+
+#[test]
+fn socket_activation_keeps_no_run_directory_and_is_asked_all_the_same() {
+    let Some(host) = Host::new("socket_activation_keeps_no_run_directory", "trixie") else { return };
+    host.bed.sh("rmdir /run/sshd; ! sshd -T").ok();
+    let (mut prover, _child) = host.prover(RootKey::Leave);
+    let looks = Looks(&host.bed);
+    let facts = Facts::gather(&looks).unwrap();
+    assert_eq!(prover.scaffold(&[admin()], &facts, &looks).unwrap().len(), 1);
+    assert_ne!(host.bed.run(&["/usr/bin/test", "-e", "/run/sshd"]).code, 0, "the host stays as it is");
 }
 
 #[test]
@@ -290,7 +303,9 @@ fn the_key_goes_where_sshd_reads() {
             .steps
             .iter()
             .filter_map(|step| match step {
-                Step::Put { path, node: Node::File { .. }, .. } => Some(path.as_str()),
+                Step::Put { path, node: Node::File { content, .. }, .. } => {
+                    (!content.is_empty()).then_some(path.as_str())
+                }
                 _ => None,
             })
             .collect();
