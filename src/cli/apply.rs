@@ -4,9 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::change::{Plan, Risk};
+use crate::change::Risk;
+use crate::engine::guard::{LiveGuard, Terms, Wanted, keeper_of};
 use crate::engine::{self, Apply};
 use crate::error::{Failure, Result};
+use crate::facts::{Facts, Init};
 use crate::host::real::RealHost;
 use crate::outcome::{Event, Reach, Sink as _};
 use crate::proof::{OutsideProver, PipeWorker, RootKey, Route, WORKER_ARG};
@@ -16,7 +18,10 @@ use super::agent::Act;
 use super::args::{ApplyArgs, Global, TargetArg};
 use super::job::Job;
 use super::terminal::{self, Terminal};
-use super::{Ending, evidence, rehearse, state};
+use super::{Ending, evidence, guard, rehearse, state};
+
+/// How long a person has to confirm.
+const WINDOW: Duration = Duration::from_secs(300);
 
 /// Applies a playbook.
 pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result<Ending> {
@@ -35,17 +40,44 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
         Ok(found) => found,
         Err(ending) => return Ok(ending),
     };
-    terminal.event(Event::Planned { plan: Box::new(plan.clone()) });
+    let agreed_to = args.as_agreed.as_deref();
+    if agreed_to.is_some_and(|digest| digest != plan.observation_digest) {
+        return Err(Failure::refused("apply", "the host changed since the plan was shown, nothing changed")
+            .hint(format!("look at the new plan: keyward plan {}", state::quoted(&job.about.playbook))));
+    }
+    if agreed_to.is_none() {
+        terminal.event(Event::Planned { plan: Box::new(plan.clone()) });
+    }
     if plan.is_converged() && !args.prove {
         evidence::tell_last(terminal)?;
         return Ok(Ending::of_plan(&plan));
     }
+    let risky = plan.risk() == Risk::Access || !plan.deferred.is_empty();
     let accepted = args.i_accept_that_this_host_may_lock_me_out;
-    may_apply(&plan, accepted, &job)?;
-    agree(args.yes, &job)?;
+    let guarded = risky && !accepted;
+    if guarded {
+        may_wait(args, &facts, &job)?;
+    }
+    let yes = args.yes || agreed_to.is_some();
+    agree(yes, &job)?;
+    // From here on the run must outlive this terminal: it starts over in a unit of its own, already agreed to.
+    let unit = if guarded { guard::own_unit(&facts, &plan)? } else { String::new() };
+    let signals = guard::Signals::hold()?;
     let (shelf, ledger) = (state::shelf()?, state::ledger()?);
     let mut worker = Loopback::start()?;
     let mut prover = worker.prover()?;
+    let mut keeper = keeper_of(&facts);
+    let shown = plan.clone();
+    let terms = Terms {
+        keeper: keeper.as_mut(),
+        wanted: Wanted::Confirmation,
+        window_ms: u64::try_from(args.confirm_within.unwrap_or(WINDOW).as_millis()).unwrap_or(u64::MAX),
+        unit,
+        announce: &mut |pending| guard::announce(pending, &shown),
+        interrupted: &|| signals.interrupted(),
+    };
+    let mut live = LiveGuard::new(&host, &shelf, terms);
+    let mut free = Unguarded;
     let outcome = engine::apply(
         Apply {
             host: &host,
@@ -57,29 +89,33 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
             plan,
             access: &job.access,
             prover: Some(&mut prover),
-            guard: &mut Unguarded,
-            approve: &mut |fresh| may_apply(fresh, accepted, &job).is_ok() && agree(args.yes, &job).is_ok(),
+            guard: if guarded { &mut live } else { &mut free },
+            approve: &mut |_| agree(args.yes, &job).is_ok(),
         },
         terminal,
     );
     Ok(Ending::from(outcome))
 }
 
+/// Whether there is somebody who could confirm, and somebody who would undo.
+fn may_wait(args: &ApplyArgs, facts: &Facts, job: &Job) -> Result<()> {
+    if facts.init == Init::Other && !args.without_boot_guard {
+        return Err(Failure::refused("apply", "nothing on this host would undo a run after a reboot")
+            .why("PID 1 is not systemd, and the plan touches ways in")
+            .hint("accept that with --without-boot-guard, or rehearse instead"));
+    }
+    if std::io::IsTerminal::is_terminal(&std::io::stderr()) || args.confirm_within.is_some() {
+        return Ok(());
+    }
+    Err(Failure::refused("apply", "the plan touches ways in and nobody is at a terminal to confirm it").hint(format!(
+        "name the time in which somebody will confirm: keyward apply --yes --confirm-within 300s {}",
+        state::quoted(&job.about.playbook)
+    )))
+}
+
 fn no_trees(dir: &std::path::Path, job: &Job) -> Failure {
     let command = format!("keyward rehearse {} --root {}", state::quoted(&job.about.playbook), dir.display());
     Failure::refused(dir.display().to_string(), "applying to a tree that is not running is not built yet").hint(command)
-}
-
-/// Until somebody outlives this process who would undo it, ways in of a live host are not touched. What cannot be
-/// judged yet may turn out to be one.
-fn may_apply(plan: &Plan, accepted: bool, job: &Job) -> Result<()> {
-    if accepted || (plan.risk() < Risk::Access && plan.deferred.is_empty()) {
-        return Ok(());
-    }
-    let what = if plan.risk() == Risk::Access { "the plan touches ways in" } else { "the plan may touch ways in" };
-    Err(Failure::refused("apply", what)
-        .why("the guard that would undo a cut-off run is not there yet, so this is refused on a live host")
-        .hint(format!("rehearsing works: keyward rehearse {}", state::quoted(&job.about.playbook))))
 }
 
 fn agree(yes: bool, job: &Job) -> Result<()> {

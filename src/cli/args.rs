@@ -86,6 +86,12 @@ pub enum Verb {
     Rehearse(RehearseArgs),
     /// Undo a run, byte for byte
     Rollback(RollbackArgs),
+    /// Keep a pending run, from a new login through the new door
+    Confirm(ConfirmArgs),
+    /// Undo a pending run at once
+    Cancel(CancelArgs),
+    /// Say whether a run is pending, and until when
+    Status,
     /// List the runs on this host
     History,
     /// Show one run: plan, steps, proof and result
@@ -136,6 +142,15 @@ pub struct ApplyArgs {
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
+    /// Undo the run unless it is confirmed within this time, such as 90s or 5m
+    #[arg(long, value_name = "TIME", value_parser = window)]
+    pub confirm_within: Option<std::time::Duration>,
+    /// The plan that was shown and agreed to before the apply moved into a unit of its own
+    #[arg(long, hide = true, value_name = "DIGEST")]
+    pub as_agreed: Option<String>,
+    /// Go on although nothing would undo the run after a reboot (hosts without systemd)
+    #[arg(long)]
+    pub without_boot_guard: bool,
     /// Log in for real even when nothing has to change
     #[arg(long)]
     pub prove: bool,
@@ -171,6 +186,23 @@ pub struct RollbackArgs {
     /// For hosts made for tests: undo changes of ways in although no guard stands by
     #[arg(long, hide = true)]
     pub i_accept_that_this_host_may_lock_me_out: bool,
+}
+
+/// Arguments of `confirm`.
+#[derive(Debug, Args)]
+pub struct ConfirmArgs {
+    /// The run; the pending one when left out
+    pub run: Option<String>,
+    /// The nonce that was shown when the run was armed
+    #[arg(long)]
+    pub nonce: Option<String>,
+}
+
+/// Arguments of `cancel`.
+#[derive(Debug, Args)]
+pub struct CancelArgs {
+    /// The run; the pending one when left out
+    pub run: Option<String>,
 }
 
 /// Arguments of `show`.
@@ -265,6 +297,18 @@ fn target(text: &str) -> Result<TargetArg, String> {
         ("sandbox", _) => Ok(TargetArg::Sandbox),
         (_, Some(("rootfs", dir))) if !dir.is_empty() => Ok(TargetArg::Rootfs(PathBuf::from(dir))),
         _ => Err("write local, sandbox or rootfs:DIR".to_owned()),
+    }
+}
+
+fn window(text: &str) -> Result<std::time::Duration, String> {
+    let (digits, scale) = match text.strip_suffix('m') {
+        Some(minutes) => (minutes, 60),
+        None => (text.strip_suffix('s').unwrap_or(text), 1),
+    };
+    let seconds = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    match seconds {
+        Some(seconds @ 2..=86_400) => Ok(std::time::Duration::from_secs(seconds)),
+        _ => Err("write a time from 2s to 24h, such as 90s or 5m".to_owned()),
     }
 }
 

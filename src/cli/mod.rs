@@ -3,9 +3,12 @@
 mod agent;
 mod apply;
 mod args;
+mod cancel;
 mod completions;
+mod confirm;
 mod evidence;
 mod fetch;
+mod guard;
 mod history;
 mod job;
 mod lint;
@@ -18,6 +21,7 @@ mod rollback;
 mod schema;
 mod show;
 mod state;
+mod status;
 mod terminal;
 mod uninstall;
 
@@ -89,6 +93,7 @@ fn hidden(words: &[OsString]) -> Option<ExitCode> {
         crate::host::real::AS_USER_ARG => Some(crate::host::real::as_user_main()),
         agent::ARG => Some(agent::main()),
         fetch::ARG => Some(fetch::main()),
+        guard::ARG => Some(guard::main(words.get(1..).unwrap_or_default())),
         _ => crate::target::hidden(words),
     }
 }
@@ -123,6 +128,9 @@ fn verb(cli: &Cli, terminal: &mut Terminal) -> Result<Ending> {
             state::only_local(global)?;
             match records {
                 Verb::Rollback(args) => rollback::run(args, terminal),
+                Verb::Confirm(args) => confirm::run(args),
+                Verb::Cancel(args) => cancel::run(args),
+                Verb::Status => status::run(terminal),
                 Verb::Show(args) => show::run(args, terminal),
                 Verb::Log(args) => log::run(args, terminal),
                 Verb::Uninstall(args) => uninstall::run(args, terminal),

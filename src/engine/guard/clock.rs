@@ -18,7 +18,7 @@ pub struct Deadline {
 }
 
 /// Now, on the boot's own clock.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Now {
     /// Which boot.
     pub boot: String,

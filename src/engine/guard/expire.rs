@@ -7,11 +7,11 @@ use crate::error::{Failure, Kind, Result};
 use crate::host::Host;
 use crate::host::ledger::Ledger;
 use crate::host::shelf::{Held, Shelf};
-use crate::journal::{self, Journal, Record};
+use crate::journal::{Journal, Record};
 use crate::outcome::{Exit, Sink};
 
 use super::clock::Now;
-use super::{COMMITTED, END, PENDING, Pending, record};
+use super::{COMMITTED, DECISION, END, PENDING, Pending, Said, is_closed, record};
 use crate::engine::rollback::{self, Machine, Scope, count};
 
 /// How long an undo waits for the agent to let go of the host.
@@ -30,7 +30,9 @@ pub fn expire(host: &dyn Host, shelf: &dyn Shelf, ledger: &dyn Ledger, run: &str
             return Ok(());
         }
         let left = pending.deadline.left_ms(&Now::read(host)?);
-        if left == 0 {
+        // A cancelled run whose agent is gone need not wait.
+        let cancelled = record::<Said>(shelf, run, DECISION)?.is_some_and(|said| !said.confirmed);
+        if left == 0 || cancelled {
             break;
         }
         std::thread::sleep(Duration::from_millis(left.min(500)));
@@ -54,10 +56,6 @@ pub fn recover(host: &dyn Host, shelf: &dyn Shelf, ledger: &dyn Ledger, sink: &m
         }
     }
     failed.map_or(Ok(undone), Err)
-}
-
-fn is_closed(shelf: &dyn Shelf, run: &str) -> Result<bool> {
-    Ok(journal::read(shelf, run)?.iter().any(|record| matches!(record, Record::Closed { .. })))
 }
 
 fn undo(

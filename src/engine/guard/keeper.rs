@@ -57,12 +57,6 @@ fn install_program(host: &dyn Host) -> Result<()> {
 pub struct SystemdKeeper;
 
 impl SystemdKeeper {
-    /// The scope in which `apply` runs on a systemd host; the rollback unit conflicts with it, so that systemd ends a
-    /// stuck apply before the undo starts.
-    pub fn scope(run: &str) -> String {
-        format!("keyward-apply-{run}.scope")
-    }
-
     fn timer(run: &str) -> String {
         format!("keyward-rollback-{run}.timer")
     }
@@ -115,13 +109,18 @@ impl SystemdKeeper {
     }
 }
 
-fn service_text(run: &str) -> String {
+/// The unit conflicts with the agent's own, so that systemd ends a stuck agent before the undo starts.
+fn service_text(pending: &Pending) -> String {
+    let run = &pending.run;
+    let fence = match pending.unit.as_str() {
+        "" => String::new(),
+        unit => format!("Conflicts={unit}\nAfter={unit}\n"),
+    };
     format!(
         "# keyward: undoes run {run} unless it is confirmed in time. Goes when the run ends.\n\
          [Unit]\nDescription=keyward: roll back run {run}\nDefaultDependencies=no\n\
-         Conflicts={scope}\nAfter={scope}\n\n\
+         {fence}\n\
          [Service]\nType=oneshot\nExecStart={PROGRAM} {VERB} expire {run}\nTimeoutStartSec=600\n",
-        scope = SystemdKeeper::scope(run)
     )
 }
 
@@ -153,7 +152,7 @@ impl Keeper for SystemdKeeper {
         let run = &pending.run;
         let on_startup = Self::on_startup(pending, host)?;
         Self::put(host, &Self::unit("/etc/systemd/system", RECOVER)?, recover_text())?;
-        Self::put(host, &Self::unit("/run/systemd/system", &Self::service(run))?, service_text(run))?;
+        Self::put(host, &Self::unit("/run/systemd/system", &Self::service(run))?, service_text(pending))?;
         Self::put(host, &Self::unit("/run/systemd/system", &Self::timer(run))?, timer_text(run, on_startup))?;
         // `enable` makes systemd read all three.
         must(host, &[SYSTEMCTL, "enable", "--quiet", RECOVER])?;
@@ -206,7 +205,11 @@ mod tests {
         for unit in ["ufw.service", "ssh.service", "ssh.socket", "network-pre.target"] {
             assert!(text.lines().any(|line| line.starts_with("Before=") && line.contains(unit)), "{unit}");
         }
-        assert!(service_text("r1").contains("Conflicts=keyward-apply-r1.scope\n"));
+        let deadline = super::super::clock::Deadline { boot: String::new(), at_ms: 0, wall: String::new() };
+        let unit = "keyward-apply-7.scope".to_owned();
+        let pending = Pending { run: "r1".into(), nonce: String::new(), deadline, window_ms: 1, unit };
+        assert!(service_text(&pending).contains("Conflicts=keyward-apply-7.scope\n"));
+        assert!(!service_text(&Pending { unit: String::new(), ..pending }).contains("Conflicts"));
         assert!(timer_text("r1", 12.5).contains("OnStartupSec=12.500\n"));
     }
 }

@@ -10,7 +10,7 @@ use crate::resource::Guard;
 
 use super::clock::{Deadline, Now};
 use super::keeper::Keeper;
-use super::{BY_AGENT, COMMITTED, DECISION, END, PENDING, Pending, Said, encode, record};
+use super::{BY_AGENT, COMMITTED, DECISION, END, OPENED, PENDING, Pending, Said, encode, record};
 
 /// What the decision needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,29 +36,34 @@ pub enum Decision {
     Late,
 }
 
+/// How a live run is guarded.
+pub struct Terms<'a> {
+    /// Who holds the deadline.
+    pub keeper: &'a mut dyn Keeper,
+    /// What the decision needs.
+    pub wanted: Wanted,
+    /// Length of the window in milliseconds.
+    pub window_ms: u64,
+    /// The systemd unit in which this process runs, or empty.
+    pub unit: String,
+    /// Tells the operator, once armed: what is pending and until when.
+    pub announce: &'a mut dyn FnMut(&Pending),
+    /// True when the operator wants out (a signal came).
+    pub interrupted: &'a dyn Fn() -> bool,
+}
+
 /// Guards a live run.
 pub struct LiveGuard<'a> {
     host: &'a dyn Host,
     shelf: &'a dyn Shelf,
-    keeper: &'a mut dyn Keeper,
-    wanted: Wanted,
-    window_ms: u64,
-    /// Tells the operator, once armed: what is pending and until when.
-    announce: &'a mut dyn FnMut(&Pending),
+    terms: Terms<'a>,
     pending: Option<Pending>,
 }
 
 impl<'a> LiveGuard<'a> {
     /// A guard that is not armed yet.
-    pub fn new(
-        host: &'a dyn Host,
-        shelf: &'a dyn Shelf,
-        keeper: &'a mut dyn Keeper,
-        wanted: Wanted,
-        window_ms: u64,
-        announce: &'a mut dyn FnMut(&Pending),
-    ) -> Self {
-        Self { host, shelf, keeper, wanted, window_ms, announce, pending: None }
+    pub fn new(host: &'a dyn Host, shelf: &'a dyn Shelf, terms: Terms<'a>) -> Self {
+        Self { host, shelf, terms, pending: None }
     }
 
     fn left_ms(&self) -> Result<u64> {
@@ -74,23 +79,26 @@ fn too_late(run: &str) -> Failure {
 impl Guard for LiveGuard<'_> {
     fn arm(&mut self, run: &str) -> Result<()> {
         let now = Now::read(self.host)?;
-        let deadline = Deadline::after(&now, self.window_ms);
-        let pending = Pending { run: run.to_owned(), nonce: nonce(), deadline, window_ms: self.window_ms };
+        let deadline = Deadline::after(&now, self.terms.window_ms);
+        let (window_ms, unit) = (self.terms.window_ms, self.terms.unit.clone());
+        let pending = Pending { run: run.to_owned(), nonce: nonce(), deadline, window_ms, unit };
         if let Settled::Lost(_) = self.shelf.settle(run, PENDING, &encode(&pending)?)? {
             return Err(Failure::refused(format!("run {run}"), "was armed before"));
         }
-        if let Err(failure) = self.keeper.arm(&pending, self.host) {
+        if let Err(failure) = self.terms.keeper.arm(&pending, self.host) {
             // Nothing was changed; a half-armed keeper would find a closed run and leave it alone.
-            drop(self.keeper.disarm(&pending, self.host));
+            drop(self.terms.keeper.disarm(&pending, self.host));
             return Err(Failure { kind: Kind::Refused, ..failure });
         }
-        (self.announce)(&pending);
+        (self.terms.announce)(&pending);
         self.pending = Some(pending);
         Ok(())
     }
 
     fn decide(&mut self, run: &str, evidence: &[Evidence]) -> Result<String> {
-        let least = match self.wanted {
+        // Everything is open now; a session that is to confirm must begin after this moment.
+        self.shelf.settle(run, OPENED, &encode(&Now::read(self.host)?)?)?;
+        let least = match self.terms.wanted {
             Wanted::Confirmation => None,
             Wanted::L2 => Some(Reach::L2),
             Wanted::L1 => Some(Reach::L1),
@@ -117,6 +125,9 @@ impl Guard for LiveGuard<'_> {
             if self.left_ms()? == 0 {
                 return Err(too_late(run));
             }
+            if (self.terms.interrupted)() {
+                return Err(Failure::failed(format!("run {run}"), "was interrupted at the keyboard"));
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -141,7 +152,7 @@ impl Guard for LiveGuard<'_> {
 
     fn disarm(&mut self, _: &str) -> Result<()> {
         match self.pending.take() {
-            Some(pending) => self.keeper.disarm(&pending, self.host),
+            Some(pending) => self.terms.keeper.disarm(&pending, self.host),
             None => Ok(()),
         }
     }

@@ -11,17 +11,24 @@ mod live;
 
 pub use expire::{expire, recover};
 pub use keeper::{Keeper, PROGRAM, SystemdKeeper, VERB, WatchKeeper};
-pub use live::{Decision, LiveGuard, Wanted, decide};
+pub use live::{Decision, LiveGuard, Terms, Wanted, decide};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Result};
+use crate::facts::{Facts, Init};
+use crate::host::Host;
 use crate::host::shelf::Shelf;
+use crate::journal::{self, Record};
+use crate::outcome::Exit;
 
 /// Names of the records.
 const PENDING: &str = "pending";
 const DECISION: &str = "decision";
 const END: &str = "end";
+
+/// When both doors stood open: a confirming session must have begun after it.
+const OPENED: &str = "opened";
 
 /// `end`: the run holds.
 const COMMITTED: &str = "committed";
@@ -39,6 +46,8 @@ pub struct Pending {
     pub deadline: clock::Deadline,
     /// Length of the window in milliseconds.
     pub window_ms: u64,
+    /// The systemd unit in which the agent runs, so that a stuck one can be ended; empty where there is none.
+    pub unit: String,
 }
 
 /// What stands in `decision`.
@@ -49,6 +58,14 @@ pub struct Said {
     pub confirmed: bool,
     /// Who, and on what evidence.
     pub because: String,
+}
+
+/// When both doors of a run stood open, on the clock of its boot; `None` before.
+///
+/// # Errors
+/// When the record cannot be read.
+pub fn opened(shelf: &dyn Shelf, run: &str) -> Result<Option<clock::Now>> {
+    record(shelf, run, OPENED)
 }
 
 /// Reads a record.
@@ -63,11 +80,14 @@ fn encode<T: Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|error| Failure::failed("guard", "a record cannot be encoded").why(error))
 }
 
-/// The run that waits for its end, if any.
+/// The run that waits for its end, if any; with `wanted`, that run, whether or not it is over.
 ///
 /// # Errors
 /// When the shelf cannot be read.
-pub fn pending(shelf: &dyn Shelf) -> Result<Option<Pending>> {
+pub fn pending(shelf: &dyn Shelf, wanted: Option<&str>) -> Result<Option<Pending>> {
+    if let Some(run) = wanted {
+        return record(shelf, run, PENDING);
+    }
     for run in shelf.runs()?.into_iter().rev() {
         if shelf.settled(&run, END)?.is_none()
             && let Some(pending) = record::<Pending>(shelf, &run, PENDING)?
@@ -76,4 +96,52 @@ pub fn pending(shelf: &dyn Shelf) -> Result<Option<Pending>> {
         }
     }
     Ok(None)
+}
+
+/// The runs that never closed.
+///
+/// # Errors
+/// When a journal cannot be read.
+pub fn open_runs(shelf: &dyn Shelf) -> Result<Vec<String>> {
+    let mut open = Vec::new();
+    for run in shelf.runs()? {
+        if !is_closed(shelf, &run)? {
+            open.push(run);
+        }
+    }
+    Ok(open)
+}
+
+/// How a run ended; `None` while it goes on.
+///
+/// # Errors
+/// When its journal cannot be read.
+pub fn ending(shelf: &dyn Shelf, run: &str) -> Result<Option<(Exit, String)>> {
+    Ok(journal::read(shelf, run)?.into_iter().rev().find_map(|record| match record {
+        Record::Closed { exit, verdict, .. } => Some((exit, verdict)),
+        _ => None,
+    }))
+}
+
+fn is_closed(shelf: &dyn Shelf, run: &str) -> Result<bool> {
+    Ok(ending(shelf, run)?.is_some())
+}
+
+/// Who holds a deadline on such a host.
+pub fn keeper_of(facts: &Facts) -> Box<dyn Keeper> {
+    match facts.init {
+        Init::Systemd => Box::new(SystemdKeeper),
+        Init::Other => Box::new(WatchKeeper),
+    }
+}
+
+/// Takes away what arming `run` put down; nothing when it was never armed.
+///
+/// # Errors
+/// When something of it stays.
+pub fn disarm(host: &dyn Host, shelf: &dyn Shelf, run: &str, mut keeper: Box<dyn Keeper>) -> Result<()> {
+    match record::<Pending>(shelf, run, PENDING)? {
+        Some(pending) => keeper.disarm(&pending, host),
+        None => Ok(()),
+    }
 }

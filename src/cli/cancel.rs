@@ -1,0 +1,31 @@
+//! `keyward cancel [RUN]`: undoes a pending run at once.
+
+use crate::engine::guard::{self, Decision, Said};
+use crate::error::{Failure, Result};
+use crate::host::real::RealHost;
+use crate::outcome::{Event, Exit};
+
+use super::args::CancelArgs;
+use super::{Ending, confirm, state};
+
+/// Cancels.
+pub fn run(args: &CancelArgs) -> Result<Ending> {
+    state::need_root("to cancel a run")?;
+    let (host, shelf, ledger) = (RealHost::new(), state::shelf()?, state::ledger()?);
+    let pending = confirm::find(&shelf, args.run.as_deref())?;
+    let run = &pending.run;
+    let said = Said { confirmed: false, because: "cancelled by the operator".to_owned() };
+    if let Decision::Against(because) = guard::decide(&host, &shelf, run, None, &said)? {
+        return Err(Failure::refused(format!("run {run}"), "was decided before: it cannot be cancelled any more")
+            .why(because)
+            .hint(format!("once it is over: keyward rollback {run}")));
+    }
+    // Where the agent lives it sees the decision and undoes its own work; a dead one's lock is free at once.
+    let mut events: Vec<Event> = Vec::new();
+    guard::expire(&host, &shelf, &ledger, run, &mut events)?;
+    match guard::ending(&shelf, run)? {
+        Some((Exit::RolledBack, verdict)) => Ok(Ending::new(Exit::AsAsked, verdict, format!("keyward show {run}"))),
+        Some((exit, verdict)) => Ok(Ending::new(exit, verdict, format!("keyward show {run}"))),
+        None => Ok(Ending::new(Exit::Pending, format!("run {run} is still being undone"), "keyward status")),
+    }
+}

@@ -1,0 +1,172 @@
+//! `keyward confirm [RUN]`: keeps a pending run. Counts only from a login that could not have been without the new
+//! door: a planned administrator, by a method that stays allowed, through a port that stays open, after it opened.
+
+use std::time::Duration;
+
+use crate::change::{Plan, Promise};
+use crate::engine::guard::{self, Decision, Pending, Said};
+use crate::error::{Failure, Result};
+use crate::host::real::RealHost;
+use crate::host::shelf::Shelf;
+use crate::journal::{self, Record};
+use crate::outcome::Exit;
+use crate::proof::session::{self, Session};
+use crate::types::Word as _;
+
+use super::args::ConfirmArgs;
+use super::terminal::progress;
+use super::{Ending, state};
+
+/// Confirms.
+pub fn run(args: &ConfirmArgs) -> Result<Ending> {
+    state::need_root("to confirm a run")?;
+    let (host, shelf) = (RealHost::new(), state::shelf()?);
+    let pending = find(&shelf, args.run.as_deref())?;
+    let run = &pending.run;
+    if let Some(ending) = over(&shelf, run)? {
+        return Ok(ending);
+    }
+    let session = session::around(std::process::id(), &host)?;
+    let opened = guard::opened(&shelf, run)?;
+    let because = judge(session.as_ref(), &plan(&shelf, run)?, opened.map(|now| now.at_ms))?;
+    let said = Said { confirmed: true, because };
+    match guard::decide(&host, &shelf, run, args.nonce.as_deref(), &said)? {
+        Decision::Made => progress(&format!("confirmed: {}; closing the old doors\n", said.because)),
+        Decision::Already => progress("confirmed before; waiting for the end\n"),
+        Decision::Against(because) => {
+            return Err(Failure::refused(format!("run {run}"), "was decided the other way").why(because));
+        }
+        Decision::Late => {
+            return Err(Failure::refused(format!("run {run}"), "the deadline has passed: it is rolled back"));
+        }
+    }
+    wait(&shelf, &pending)
+}
+
+/// The pending run that is meant.
+pub fn find(shelf: &dyn Shelf, wanted: Option<&str>) -> Result<Pending> {
+    let pending = guard::pending(shelf, wanted)?;
+    pending.ok_or_else(|| Failure::refused("keyward", "no run waits for a confirmation").hint("keyward history"))
+}
+
+fn plan(shelf: &dyn Shelf, run: &str) -> Result<Plan> {
+    journal::read(shelf, run)?
+        .into_iter()
+        .find_map(|record| match record {
+            Record::Begin { plan, .. } => Some(*plan),
+            _ => None,
+        })
+        .ok_or_else(|| Failure::unknown(format!("run {run}"), "its journal has no beginning"))
+}
+
+/// What the session proves, in words; refused with the reason when it proves nothing.
+fn judge(session: Option<&Session>, plan: &Plan, opened_ms: Option<u64>) -> Result<String> {
+    let refused = |what: &str| Failure::refused("confirm", what.to_owned());
+    let ports: Vec<u16> = plan
+        .promises
+        .iter()
+        .filter_map(|promise| match promise {
+            Promise::SshPort { port } => Some(port.get()),
+            _ => None,
+        })
+        .collect();
+    let admins: Vec<String> = plan
+        .promises
+        .iter()
+        .filter_map(|promise| match promise {
+            Promise::Admin { user, .. } => Some(user.text()),
+            _ => None,
+        })
+        .collect();
+    let how = format!("log in anew, as {} through port {}, and confirm from there", admins.join(" or "), list(&ports));
+    let opened_ms =
+        opened_ms.ok_or_else(|| refused("the new door is not open yet").hint("wait until it is said to be open"))?;
+    let session =
+        session.ok_or_else(|| refused("this is not an SSH login, so it proves no door").hint(how.as_str()))?;
+    if !ports.is_empty() && !ports.contains(&session.port) {
+        return Err(refused("this login came through a door that closes")
+            .why(format!("port {}", session.port))
+            .hint(how));
+    }
+    // The session's start has a grain of 10 ms; an equal moment is too early.
+    if session.began_ms <= opened_ms {
+        return Err(refused("this login began before the new door was open, so it proves nothing about it").hint(how));
+    }
+    if !admins.contains(&session.user) {
+        return Err(refused("this login is not an administrator of the playbook").why(&session.user).hint(how));
+    }
+    let closes_passwords = plan.promises.contains(&Promise::PasswordsRefused);
+    match session.method.as_deref() {
+        Some("publickey") => {}
+        Some(method) if closes_passwords => {
+            return Err(refused("this login used a method that the playbook turns off").why(method).hint(how));
+        }
+        Some(_) => {}
+        None if closes_passwords => {
+            return Err(refused("sshd's log does not tell how this login was made")
+                .why("passwords are about to be refused, so a login by password would prove nothing")
+                .hint("let sshd log to the journal or to /var/log/auth.log; the run is rolled back meanwhile"));
+        }
+        None => {}
+    }
+    let method = session.method.as_deref().unwrap_or("an unknown method");
+    Ok(format!("L4: {} by {method} through port {}", session.user, session.port))
+}
+
+fn list(ports: &[u16]) -> String {
+    ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" or ")
+}
+
+/// How a run that is over ended.
+fn over(shelf: &dyn Shelf, run: &str) -> Result<Option<Ending>> {
+    Ok(guard::ending(shelf, run)?.map(|(exit, verdict)| {
+        Ending::new(exit, format!("run {run} is over: {verdict}"), format!("keyward show {run}"))
+    }))
+}
+
+/// Waits until the run is over; at most its window and a little.
+pub fn wait(shelf: &dyn Shelf, pending: &Pending) -> Result<Ending> {
+    let rounds = pending.window_ms / 100 + 300;
+    for _ in 0..rounds {
+        if let Some(ending) = over(shelf, &pending.run)? {
+            return Ok(ending);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(Ending::new(Exit::Pending, format!("run {} is still not over", pending.run), "keyward status"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Port, UserName};
+
+    fn plan() -> Plan {
+        let text = serde_json::json!({"version": 1, "host": "", "playbook": "", "playbook_digest": "", "observation_digest": "",
+            "changes": [], "notes": [], "deferred": [], "promises": [], "met": []});
+        let mut plan: Plan = serde_json::from_value(text).unwrap();
+        plan.promises = vec![
+            Promise::Admin { user: UserName::parse("deploy").unwrap(), nopasswd: true },
+            Promise::SshPort { port: Port::new(2222).unwrap() },
+            Promise::PasswordsRefused,
+        ];
+        plan
+    }
+
+    fn session() -> Session {
+        Session { pid: 1, user: "deploy".into(), port: 2222, began_ms: 2000, method: Some("publickey".into()) }
+    }
+
+    #[test]
+    fn only_a_new_login_through_the_new_door_counts() {
+        let judge = |session: Session, opened| judge(Some(&session), &plan(), opened);
+        assert!(judge(session(), Some(1000)).is_ok());
+        assert!(judge(session(), Some(2000)).is_err(), "not newer than the door");
+        assert!(judge(session(), None).is_err(), "no door yet");
+        assert!(judge(Session { port: 22, ..session() }, Some(1000)).is_err());
+        assert!(judge(Session { user: "root".into(), ..session() }, Some(1000)).is_err());
+        assert!(judge(Session { method: Some("password".into()), ..session() }, Some(1000)).is_err());
+        assert!(judge(Session { method: None, ..session() }, Some(1000)).is_err());
+        assert!(super::judge(None, &plan(), Some(1000)).is_err());
+    }
+}
