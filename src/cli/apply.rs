@@ -67,13 +67,14 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
     let mut worker = Loopback::start()?;
     let mut prover = worker.prover()?;
     let mut keeper = keeper_of(&facts);
-    let shown = plan.clone();
+    let (shown, door) = (plan.clone(), plan.clone());
     let terms = Terms {
         keeper: keeper.as_mut(),
         wanted: Wanted::Confirmation,
         window_ms: u64::try_from(args.confirm_within.unwrap_or(WINDOW).as_millis()).unwrap_or(u64::MAX),
         unit,
         announce: &mut |pending| guard::announce(pending, &shown),
+        opened: &mut |pending| guard::opened(pending, &door),
         interrupted: &|| signals.interrupted(),
     };
     let mut live = LiveGuard::new(&host, &shelf, terms);

@@ -88,13 +88,25 @@ pub fn announce(pending: &Pending, plan: &Plan) {
     );
     let run = &pending.run;
     let mut text = format!("armed: run {run} is undone at {local} unless it is confirmed\n");
-    let (user, port) = door(plan);
-    text.push_str("  confirm from a NEW login, once the new door is said to be open:\n");
-    text.push_str(&format!("    ssh -p {port} -o ControlPath=none {user}@THIS-HOST sudo keyward confirm {run}\n"));
+    text.push_str(&format!("  confirm from a NEW login, once both doors are open:  {}\n", command(plan, run)));
     text.push_str(&format!("  undo at once:  sudo keyward cancel {run}   (or Ctrl-C here)\n"));
     progress(&text);
     let line = format!("keyward: run {run} changes ways in and is undone at {local} unless confirmed (keyward status)");
     wall(&line);
+}
+
+/// What the operator reads when a confirmation is awaited.
+pub fn opened(pending: &Pending, plan: &Plan) {
+    let left = pending.window_ms / 1000;
+    progress(&format!(
+        "both doors are open; to keep the change, log in anew and confirm within the window of {left} s:\n  {}\n",
+        command(plan, &pending.run)
+    ));
+}
+
+fn command(plan: &Plan, run: &str) -> String {
+    let (user, port) = door(plan);
+    format!("ssh -p {port} -o ControlPath=none {user}@THIS-HOST sudo keyward confirm {run}")
 }
 
 /// The first administrator and the first port of the plan, for the command that confirms.

@@ -345,7 +345,9 @@ impl Run<'_, '_> {
             .iter()
             .all(|record| !matches!(record, Record::Change { stage, .. } if *stage != Some(Stage::Packages)));
         let whole = if only_packages { Exit::from(kind) } else { Exit::RolledBack };
-        let outcome = rollback::finish(&self.journal, &remains, &format!("rolled back: {reason}"), whole);
+        let acted = self.journal.records().iter().any(|record| matches!(record, Record::Change { .. }));
+        let done = if acted { format!("rolled back: {reason}") } else { format!("nothing was changed: {reason}") };
+        let outcome = rollback::finish(&self.journal, &remains, &done, whole);
         let _ = audit::record(self.request.audit, self.journal.run(), "rolled_back", &outcome.verdict);
         self.disarm();
         outcome

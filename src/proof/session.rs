@@ -2,6 +2,7 @@
 //! the port it came through, when it began and how its user authenticated. Reads /proc and sshd's own log; must not
 //! guess: what cannot be told is `None`.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::error::Result;
@@ -51,13 +52,21 @@ pub fn around(pid: u32, probe: &dyn Probe) -> Result<Option<Session>> {
 
 /// What `pid` serves, when it holds an established connection.
 fn serving(pid: u32, probe: &dyn Probe) -> Result<Option<Session>> {
-    let Some(port) = port_of(pid, probe)? else { return Ok(None) };
     let Some(began_ms) = proc_text(probe, pid, "stat")?.and_then(|stat| began_ms(&stat)) else { return Ok(None) };
     // sshd writes `sshd: USER@pts/0` or `sshd-session: USER [priv]` into its own command line.
     let title = proc_text(probe, pid, "cmdline")?.unwrap_or_default();
     let Some(user) = user_of(&title) else { return Ok(None) };
-    let method = method_of(pid, &user, probe);
-    Ok(Some(Session { pid, user, port, began_ms, method }))
+    let accepted = logged(pid, &user, probe);
+    let port = match port_of(pid, probe)? {
+        Some(port) => Some(port),
+        // Without CAP_SYS_PTRACE (containers) another process's descriptors are hidden; the log names the peer.
+        None => match &accepted {
+            Some(accepted) => port_towards(pid, accepted.peer, probe)?,
+            None => None,
+        },
+    };
+    let method = accepted.map(|accepted| accepted.method);
+    Ok(port.map(|port| Session { pid, user, port, began_ms, method }))
 }
 
 fn proc_path(pid: u32, name: &str) -> Option<AbsPath> {
@@ -91,32 +100,77 @@ fn began_ms(stat: &str) -> Option<u64> {
 fn port_of(pid: u32, probe: &dyn Probe) -> Result<Option<u16>> {
     let Some(directory) = proc_path(pid, "fd") else { return Ok(None) };
     let mut inodes = Vec::new();
-    for name in probe.list(&directory, &Actor::Root)?.unwrap_or_default() {
+    let Ok(Some(names)) = probe.list(&directory, &Actor::Root) else { return Ok(None) };
+    for name in names {
         let Ok(path) = directory.join(&name) else { continue };
-        let target = probe.link(&path)?.unwrap_or_default();
+        let Ok(Some(target)) = probe.link(&path) else { continue };
         inodes.extend(target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')).map(str::to_owned));
     }
     for table in ["net/tcp", "net/tcp6"] {
         let text = proc_text(probe, pid, table)?.unwrap_or_default();
-        if let Some(port) = established(&text, &inodes) {
+        if let Some(port) =
+            established(&text, |fields| fields.inode.is_some_and(|inode| inodes.iter().any(|i| i == inode)))
+        {
             return Ok(Some(port));
         }
     }
     Ok(None)
 }
 
-/// The local port of the first socket in state ESTABLISHED (01) whose inode is one of `inodes`.
-fn established(table: &str, inodes: &[String]) -> Option<u16> {
+/// The local port of the connection from this peer.
+fn port_towards(pid: u32, peer: SocketAddr, probe: &dyn Probe) -> Result<Option<u16>> {
+    let wanted = kernel_form(peer);
+    for table in ["net/tcp", "net/tcp6"] {
+        let text = proc_text(probe, pid, table)?.unwrap_or_default();
+        if let Some(port) =
+            established(&text, |fields| fields.remote.is_some_and(|remote| wanted.iter().any(|w| w == remote)))
+        {
+            return Ok(Some(port));
+        }
+    }
+    Ok(None)
+}
+
+/// An address as proc_net_tcp(5) writes it; an IPv4 one also in its IPv6 form, for sockets of both families.
+fn kernel_form(peer: SocketAddr) -> Vec<String> {
+    let words = |bytes: &[u8]| -> String {
+        bytes.chunks(4).map(|word| word.iter().rev().map(|byte| format!("{byte:02X}")).collect::<String>()).collect()
+    };
+    let port = peer.port();
+    match peer.ip() {
+        IpAddr::V4(v4) => vec![
+            format!("{}:{port:04X}", words(&v4.octets())),
+            format!("{}:{port:04X}", words(&v4.to_ipv6_mapped().octets())),
+        ],
+        IpAddr::V6(v6) => vec![format!("{}:{port:04X}", words(&v6.octets()))],
+    }
+}
+
+/// What is looked at in a line of the connection table.
+struct Fields<'a> {
+    remote: Option<&'a str>,
+    inode: Option<&'a str>,
+}
+
+/// The local port of the first socket in state ESTABLISHED (01) that is `ours`.
+fn established(table: &str, ours: impl Fn(&Fields<'_>) -> bool) -> Option<u16> {
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
-        let ours = *state == "01" && inodes.iter().any(|known| known == inode);
-        if ours { u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok() } else { None }
+        let (local, state) = (fields.get(1)?, fields.get(3)?);
+        let looked_at = Fields { remote: fields.get(2).copied(), inode: fields.get(9).copied() };
+        if *state == "01" && ours(&looked_at) { u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok() } else { None }
     })
 }
 
-/// `Accepted METHOD for USER` of this process, from the journal or from auth.log.
-fn method_of(pid: u32, user: &str, probe: &dyn Probe) -> Option<String> {
+/// What sshd logged of a login.
+#[derive(Debug, PartialEq, Eq)]
+struct Accepted {
+    method: String,
+    peer: SocketAddr,
+}
+
+/// `Accepted METHOD for USER from ADDRESS port PORT` of this process, from the journal or from auth.log.
+fn logged(pid: u32, user: &str, probe: &dyn Probe) -> Option<Accepted> {
     let mut texts = Vec::new();
     if probe.has_program("/usr/bin/journalctl") {
         let argv =
@@ -129,11 +183,14 @@ fn method_of(pid: u32, user: &str, probe: &dyn Probe) -> Option<String> {
     texts.iter().find_map(|text| accepted(text, pid, user))
 }
 
-fn accepted(log: &str, pid: u32, user: &str) -> Option<String> {
+fn accepted(log: &str, pid: u32, user: &str) -> Option<Accepted> {
     let mark = format!("[{pid}]: Accepted ");
     log.lines().rev().find_map(|line| {
         let (method, rest) = line.split_once(&mark)?.1.split_once(" for ")?;
-        (rest.split_whitespace().next() == Some(user)).then(|| method.to_owned())
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        let [who, "from", address, "port", port, ..] = words.as_slice() else { return None };
+        let peer = SocketAddr::new(address.parse().ok()?, port.parse().ok()?);
+        (*who == user).then(|| Accepted { method: method.to_owned(), peer })
     })
 }
 
@@ -155,16 +212,21 @@ mod tests {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
             0: 00000000:08AE 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 11 1\n   \
             1: 0100007F:08AE 0100007F:9C40 01 00000000:00000000 02:00000000 00000000     0        0 12 2\n";
-        assert_eq!(established(table, &["12".into()]), Some(2222));
-        assert_eq!(established(table, &["11".into()]), None);
+        let by_inode = |inode: &str| established(table, |fields| fields.inode == Some(inode));
+        assert_eq!(by_inode("12"), Some(2222));
+        assert_eq!(by_inode("11"), None);
+        let peer = kernel_form("127.0.0.1:40000".parse().unwrap());
+        assert_eq!(established(table, |fields| fields.remote == Some(&peer[0])), Some(2222));
+        assert_eq!(kernel_form("[::1]:22".parse().unwrap()), ["00000000000000000000000001000000:0016"]);
     }
 
     #[test]
     fn methods_of_one_process_and_user() {
-        let log = "Nov 22 h sshd[41]: Accepted password for deploy from 1.2.3.4\n\
+        let log = "Nov 22 h sshd[41]: Accepted password for deploy from 1.2.3.4 port 9 ssh2\n\
                    Nov 22 h sshd-session[42]: Accepted publickey for deploy from 1.2.3.4 port 5 ssh2: ED25519\n";
-        assert_eq!(accepted(log, 42, "deploy"), Some("publickey".into()));
-        assert_eq!(accepted(log, 41, "deploy"), Some("password".into()));
+        let method = |pid| accepted(log, pid, "deploy").map(|accepted| accepted.method);
+        assert_eq!(method(42), Some("publickey".into()));
+        assert_eq!(method(41), Some("password".into()));
         assert_eq!(accepted(log, 42, "root"), None);
         assert_eq!(began_ms("7 (a) b) S 1 1 1 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 123 0"), Some(1230));
     }

@@ -42,7 +42,8 @@ fn must(host: &dyn Host, argv: &[&str]) -> Result<String> {
 
 /// Puts a copy of the running program where the rollback finds it, whatever becomes of the path it was started from.
 fn install_program(host: &dyn Host) -> Result<()> {
-    let own = format!("/proc/{}/exe", nix::unistd::getpid());
+    let own = host.link(&AbsPath::fixed("/proc/self/exe"))?;
+    let own = own.ok_or_else(|| Failure::failed("/proc/self/exe", "does not tell which program this is"))?;
     must(host, &["/usr/bin/install", "-m", "0700", "-o", "root", "-g", "root", &own, PROGRAM])?;
     must(host, &["/usr/bin/sync", PROGRAM])?;
     let answer = must(host, &[PROGRAM, VERB, "ready"])?;

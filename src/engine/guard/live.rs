@@ -48,6 +48,8 @@ pub struct Terms<'a> {
     pub unit: String,
     /// Tells the operator, once armed: what is pending and until when.
     pub announce: &'a mut dyn FnMut(&Pending),
+    /// Tells the operator that both doors stand open and a confirmation is awaited.
+    pub opened: &'a mut dyn FnMut(&Pending),
     /// True when the operator wants out (a signal came).
     pub interrupted: &'a dyn Fn() -> bool,
 }
@@ -117,6 +119,9 @@ impl Guard for LiveGuard<'_> {
                 Settled::Won => Ok(because),
                 Settled::Lost(text) => said(run, &text),
             };
+        }
+        if let Some(pending) = &self.pending {
+            (self.terms.opened)(pending);
         }
         loop {
             if let Some(text) = self.shelf.settled(run, DECISION)? {
