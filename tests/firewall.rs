@@ -8,7 +8,11 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use keyward::change::{Action, Change, Expect, Note, Promise, Stage, Step};
 use keyward::error::{Failure, Kind as Fault, Result};
@@ -165,7 +169,7 @@ impl Inside<'_> {
     /// Both families' rules without counters and dates; empty tables count as none.
     fn kernel(&self) -> String {
         let mut out = String::new();
-        for program in ["/usr/sbin/iptables-save", "/usr/sbin/ip6tables-save"] {
+        for program in ["/etc/alternatives/iptables-save", "/etc/alternatives/ip6tables-save"] {
             let text = self.0.run(&[program]).ok().stdout;
             out.push_str(&format!("{program}\n"));
             for table in text.split_inclusive("COMMIT\n") {
@@ -384,35 +388,89 @@ fn ufw_agrees(name: &str, case: &Case, inside: &Inside<'_>) {
     same(&format!("{name}: a boot gives other rules"), &inside.kernel(), &kernel);
 }
 
-#[test]
-fn every_awkward_host_is_hardened_or_refused() {
+/// Every case with its suites.
+fn cases() -> Vec<(String, Case, &'static str)> {
     let only = std::env::var("KEYWARD_CASE").unwrap_or_default();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/firewall");
     let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(files.len() >= 14, "{} hosts", files.len());
-    let (mut faults, mut runs) = (Vec::new(), 0);
+    let mut cases = Vec::new();
     for file in files {
         let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
-        if !name.contains(&only) {
-            continue;
-        }
         let text = std::fs::read_to_string(&file).unwrap();
-        let case: Case = serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let suites: Vec<&str> = match case.suites.as_slice() {
-            [] => vec!["bookworm"],
-            [all] if all == "all" => SUITES.to_vec(),
-            some => some.iter().map(String::as_str).collect(),
-        };
-        for suite in suites {
-            runs += 1;
-            let begun = std::time::Instant::now();
-            if let Err(fault) = std::panic::catch_unwind(|| host(&name, &case, suite)) {
+        let read = || serde_yaml::from_str::<Case>(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let wanted = read().suites;
+        for suite in SUITES {
+            let default = wanted.is_empty() && suite == "bookworm";
+            let named = wanted.iter().any(|one| one == suite || one == "all");
+            if name.contains(&only) && (default || named) {
+                cases.push((name.clone(), read(), suite));
+            }
+        }
+    }
+    cases
+}
+
+#[test]
+fn every_awkward_host_is_hardened_or_refused() {
+    let cases = cases();
+    let (next, faults) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let worker = || {
+        while let Some((name, case, suite)) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {
+            let begun = Instant::now();
+            if let Err(fault) = catch_unwind(AssertUnwindSafe(|| host(name, case, suite))) {
                 let text = fault.downcast_ref::<String>().cloned().unwrap_or_default();
-                faults.push(format!("{name} on {suite}: {text}"));
+                faults.lock().unwrap().push(format!("{name} on {suite}: {text}"));
             }
             println!("{name} on {suite}: {:?}", begun.elapsed());
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(worker);
+        }
+    });
+    let faults = faults.into_inner().unwrap();
+    assert!(faults.is_empty(), "{} of {} runs failed:\n\n{}", faults.len(), cases.len(), faults.join("\n\n"));
+}
+
+#[test]
+fn a_reboot_brings_the_same_firewall_up() {
+    let Some(mut bed) = Bed::new("a_reboot_brings_the_same_firewall_up", "bookworm") else { return };
+    let case: Case = serde_yaml::from_str("{ about: boot, firewall: { allow: [80/tcp] }, expect: hardened }").unwrap();
+    listen(&bed, 81);
+    let inside = Inside(&bed);
+    let planned = assess(&case, &inside).unwrap();
+    for change in &planned.changes {
+        inside.make(change);
     }
-    assert!(faults.is_empty(), "{} of {runs} runs failed:\n\n{}", faults.len(), faults.join("\n\n"));
+    let kernel = inside.kernel();
+    assert_eq!(reaches(&bed, 81), (false, false));
+    bed.reboot();
+    let inside = Inside(&bed);
+    bed.run(&["/lib/ufw/ufw-init", "start", "quiet"]).ok();
+    same("after a boot", &inside.kernel(), &kernel);
+    listen(&bed, 81);
+    assert_eq!((reaches(&bed, 22), reaches(&bed, 81)), ((true, true), (false, false)));
+    assert!(assess(&case, &inside).unwrap().changes.is_empty());
+}
+
+#[test]
+fn a_load_that_fails_changes_nothing() {
+    let Some(bed) = Bed::new("a_load_that_fails_changes_nothing", "bookworm") else { return };
+    let inside = Inside(&bed);
+    // Parses, passes --test, and fails in the kernel: the set does not exist.
+    bed.sh("sed -i 's/^COMMIT/-A ufw-before-input -p tcp -m set --match-set nosuch src -j DROP\\nCOMMIT/' /etc/ufw/before.rules").ok();
+    let case: Case = serde_yaml::from_str("{ about: set, firewall: {}, expect: hardened }").unwrap();
+    let before = inside.kernel();
+    let planned = assess(&case, &inside).unwrap();
+    let [change] = planned.changes.as_slice() else { panic!("{:?}", planned.notes) };
+    let Some(Action::When { run, .. }) = change.activation.forward.first() else { panic!("nothing to load") };
+    let output = inside.output(run);
+    assert!(!output.ok(), "the load should have failed");
+    same("after a failed load", &inside.kernel(), &before);
+    assert_eq!(reaches(&bed, 22), (true, true));
+    inside.act(&change.activation.backward);
+    same("after its undo", &inside.kernel(), &before);
 }

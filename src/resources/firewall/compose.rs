@@ -63,7 +63,7 @@ fn sections(text: &str) -> Result<Sections<'_>, String> {
 /// The rules of one family as a model and as texts.
 pub struct Composed {
     family: Family,
-    /// One commit with everything but the hooks; may be loaded again at any time.
+    /// Everything but the hooks, as one commit; may be loaded again at any time.
     pub content: String,
     /// Rules for other tables (`*nat` in before.rules), loaded once with the hooks.
     others: String,
@@ -129,16 +129,14 @@ impl Composed {
         hooks(self.family.prefix()).filter(|(builtin, chain)| !kernel.has(builtin, &format!("-j {chain}"))).collect()
     }
 
-    /// The text that hooks ufw's chains into the built-in ones; empty when all hooks are there.
-    pub fn hooking(&self, kernel: &Table) -> String {
+    /// The text that brings a kernel which now holds `kernel` to these rules, missing hooks included, in one commit.
+    pub fn loading(&self, kernel: &Table) -> String {
         let missing = self.missing_hooks(kernel);
         if missing.is_empty() {
-            return String::new();
+            return self.content.clone();
         }
-        let mut text = format!("{}*filter\n", self.others);
-        for (_, chain) in hooks(self.family.prefix()) {
-            let _ = writeln!(text, ":{chain} - [0:0]");
-        }
+        let mut text = self.others.clone();
+        text.push_str(self.content.strip_suffix("COMMIT\n").unwrap_or(&self.content));
         for (builtin, chain) in &missing {
             let _ = writeln!(text, "-A {builtin} -j {chain}");
         }
@@ -146,22 +144,21 @@ impl Composed {
         text
     }
 
-    /// The actions that bring a kernel which now holds `kernel` to these rules.
-    pub fn forward(&self, kernel: &Table) -> Vec<Action> {
-        let load = Action::Run(restore(self.family, &self.content));
+    /// The action for [`Composed::loading`]. Where hooks are missing it acts once: they are there with all the rest.
+    pub fn forward(&self, kernel: &Table) -> Action {
+        let run = restore(self.family, &self.loading(kernel));
         match self.missing_hooks(kernel).first() {
-            None => vec![load],
+            None => Action::Run(run),
+            // 1: not hooked. 2: the chain is not there either.
             Some((builtin, chain)) => {
-                let run = restore(self.family, &self.hooking(kernel));
-                // 1: not hooked. 2: the chain is not there either.
-                vec![Action::When { check: hooked(self.family, builtin, chain), codes: vec![1, 2], run }, load]
+                Action::When { check: hooked(self.family, builtin, chain), codes: vec![1, 2], run }
             }
         }
     }
 
     /// The actions that bring ufw's part of the kernel back to what it is in `kernel`: chains that were there get
     /// their rules, others go, hooks and policies as before. Rules of others are not touched.
-    pub fn backward(&self, kernel: &Table) -> Vec<Action> {
+    pub fn backward(&self, kernel: &Table) -> Action {
         let missing = self.missing_hooks(kernel);
         let mut text = String::from("*filter\n");
         for chain in &self.chains {
@@ -183,11 +180,11 @@ impl Composed {
         }
         text.push_str("COMMIT\n");
         match missing.first() {
-            None => vec![Action::Run(restore(self.family, &text))],
+            None => Action::Run(restore(self.family, &text)),
             Some((builtin, chain)) => {
                 text.push_str(&self.others_back);
                 let run = restore(self.family, &text);
-                vec![Action::When { check: hooked(self.family, builtin, chain), codes: vec![0], run }]
+                Action::When { check: hooked(self.family, builtin, chain), codes: vec![0], run }
             }
         }
     }

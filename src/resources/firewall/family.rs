@@ -118,13 +118,11 @@ impl<'a> FamilyPlan<'a> {
         let before = self.rules.filter();
         let mut model = Ruleset::default();
         model.tables.insert("filter".to_owned(), before.clone());
-        for text in [composed.hooking(&before), composed.content.clone()] {
-            model.restore(&text).map_err(|line| {
-                Failure::refused(NAME, "a line of ufw's rules files makes no sense")
-                    .why(line)
-                    .hint("see which: iptables-restore --test /etc/ufw/before.rules")
-            })?;
-        }
+        model.restore(&composed.loading(&before)).map_err(|line| {
+            Failure::refused(NAME, "a line of ufw's rules files makes no sense")
+                .why(line)
+                .hint("see which: iptables-restore --test /etc/ufw/before.rules")
+        })?;
         let after = model.tables.remove("filter").unwrap_or_default();
         Ok(Sight { family: self.rules.family, before, after })
     }

@@ -43,7 +43,7 @@ pub fn plan(desired: &Desired, _facts: &Facts, observed: &Observed) -> Result<Pl
     planned.changes.extend(subtractive(&families, &settings));
     let sights: Vec<Sight> = families.iter().map(|family| family.sight()).collect::<Result<_>>()?;
     let asked = |port: u16| ports.wanted.contains(&port) || families.iter().any(|family| family.asks(port));
-    notes.extend(survey::notes(found, &sights, &asked));
+    notes.extend(survey::notes(found, &sights, &asked, &ports.old));
     notes.extend(families.iter().flat_map(|family| family.others()));
     if settings.policies.output != Policy::Accept {
         notes.push(Note::warning(NAME, "outgoing: deny also stops DNS, time and package updates; only answers go out"));
@@ -125,15 +125,11 @@ fn additive(found: &Found, settings: &Settings, families: &[FamilyPlan<'_>]) -> 
 fn load(change: &mut Change, family: &FamilyPlan<'_>, whole: bool) {
     let name = family.rules.family;
     let kernel = family.rules.filter();
-    let text = if whole {
-        format!("{}{}", family.then.hooking(&kernel), family.then.content)
-    } else {
-        family.opened_text.clone()
-    };
+    let text = if whole { family.then.loading(&kernel) } else { family.opened_text.clone() };
     change.gates.push(gate(name, &text));
     if whole {
-        change.activation.forward.extend(family.then.forward(&kernel));
-        change.activation.backward.extend(family.then.backward(&kernel));
+        change.activation.forward.push(family.then.forward(&kernel));
+        change.activation.backward.push(family.then.backward(&kernel));
     } else {
         let action = compose::restore_file(name, family.path);
         change.activation.forward.push(action.clone());
@@ -152,15 +148,23 @@ fn gate(family: Family, text: &str) -> Gate {
 
 fn summary(settings: &Settings, families: &[FamilyPlan<'_>], drifted: &[Family]) -> String {
     let added = grouped(families, FamilyPlan::added);
-    let openings = added.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>().join(", ");
+    let openings: Vec<&str> = added.iter().map(|(text, _)| text.strip_prefix("allow ").unwrap_or(text)).collect();
     let defaults = format!("incoming {}, outgoing {}", word(settings.policies.input), word(settings.policies.output));
-    match (settings.was_enabled, openings.is_empty(), drifted.is_empty()) {
-        (false, true, _) => format!("enable the firewall: {defaults}"),
-        (false, false, _) => format!("enable the firewall: {defaults}, {openings}"),
-        (true, false, _) => format!("let in: {openings}"),
-        (true, true, false) => "load the firewall's rules into the kernel".to_owned(),
-        (true, true, true) => "set the firewall's defaults".to_owned(),
+    let mut parts = Vec::new();
+    if !settings.was_enabled {
+        parts.push(format!("enable the firewall ({defaults})"));
+    } else if settings.had != settings.policies {
+        parts.push(format!("set the firewall to {defaults}"));
+    } else if !drifted.is_empty() {
+        parts.push("load the firewall's rules into the kernel".to_owned());
     }
+    if !openings.is_empty() {
+        parts.push(format!("let in {}", openings.join(", ")));
+    }
+    if parts.is_empty() {
+        parts.push("set up the firewall".to_owned());
+    }
+    parts.join(", ")
 }
 
 /// The tuples of all families, each with the families that have it.

@@ -45,17 +45,24 @@ pub fn open_ports(found: &Found, sights: &[Sight], wanted: &[u16]) -> Vec<u16> {
     ports.into_iter().filter(|port| sights.iter().any(|sight| sight.fate(*port).in_)).collect()
 }
 
-/// Listeners that lose their way in, and everything that stays open beyond what was asked for.
-pub fn notes(found: &Found, sights: &[Sight], asked: &dyn Fn(u16) -> bool) -> Vec<Note> {
+/// Listeners that lose their way in, and everything that stays open beyond what was asked for. `old`: SSH ports that
+/// close once the new one is proven.
+pub fn notes(found: &Found, sights: &[Sight], asked: &dyn Fn(u16) -> bool, old: &[u16]) -> Vec<Note> {
     let mut notes = Vec::new();
-    for port in reachable(found) {
-        let closes = sights.iter().any(|sight| !sight.was(port).is_shut() && sight.fate(port).is_shut());
-        let stays = sights.iter().any(|sight| !sight.fate(port).is_shut());
+    let over = |chosen: &dyn Fn(&Sight) -> bool| {
+        let names: Vec<&str> = sights.iter().filter(|sight| chosen(sight)).map(|sight| sight.family.name()).collect();
+        if names.len() == sights.len() { String::new() } else { format!(" over {}", names.join(" and ")) }
+    };
+    for port in reachable(found).into_iter().filter(|port| !old.contains(port)) {
         let programs = programs(found, port);
-        if closes && !stays {
-            notes.push(Note::warning(ABOUT, format!("port {port}/tcp{programs}: listening now, will be closed")));
-        } else if stays && !asked(port) {
-            notes.push(Note::info(ABOUT, format!("port {port}/tcp{programs}: stays open")));
+        let closes = |sight: &Sight| !sight.was(port).is_shut() && sight.fate(port).is_shut();
+        let stays = |sight: &Sight| !sight.fate(port).is_shut();
+        if sights.iter().any(closes) {
+            let text = format!("port {port}/tcp{programs}: listening now, will be closed{}", over(&closes));
+            notes.push(Note::warning(ABOUT, text));
+        }
+        if sights.iter().any(stays) && !asked(port) {
+            notes.push(Note::info(ABOUT, format!("port {port}/tcp{programs}: stays open{}", over(&stays))));
         }
     }
     for sight in sights {
