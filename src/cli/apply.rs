@@ -1,7 +1,5 @@
 //! `keyward apply PLAYBOOK`: shows the plan, asks, and hands it to the engine.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::change::Risk;
@@ -10,15 +8,14 @@ use crate::engine::{self, Apply};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, Init};
 use crate::host::real::RealHost;
-use crate::outcome::{Event, Reach, Sink as _};
-use crate::proof::{OutsideProver, PipeWorker, RootKey, Route, WORKER_ARG};
+use crate::outcome::{Event, Sink as _};
 use crate::resource::Unguarded;
 
 use super::agent::Act;
 use super::args::{ApplyArgs, Global, TargetArg};
 use super::job::Job;
 use super::terminal::{self, Terminal};
-use super::{Ending, evidence, guard, rehearse, state};
+use super::{Ending, evidence, guard, outside, rehearse, state};
 
 /// How long a person has to confirm.
 const WINDOW: Duration = Duration::from_secs(300);
@@ -64,8 +61,7 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
     let unit = if guarded { guard::own_unit(&facts, &plan)? } else { String::new() };
     let signals = guard::Signals::hold()?;
     let (shelf, ledger) = (state::shelf()?, state::ledger()?);
-    let mut worker = Loopback::start()?;
-    let mut prover = worker.prover()?;
+    let (_outside, mut prover) = outside::prover(terminal)?;
     let mut keeper = keeper_of(&facts);
     let (shown, door) = (plan.clone(), plan.clone());
     let terms = Terms {
@@ -131,30 +127,4 @@ fn agree(yes: bool, job: &Job) -> Result<()> {
         return Ok(());
     }
     Err(Failure::refused("apply", "declined, nothing changed"))
-}
-
-/// A worker that connects over this host's own loopback: proves the door (L1), not the firewall.
-struct Loopback(Child);
-
-impl Loopback {
-    fn start() -> Result<Self> {
-        let mut command = Command::new("/proc/self/exe");
-        command.arg(WORKER_ARG).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped());
-        command.spawn().map(Self).map_err(|error| Failure::unknown("proof", "its worker cannot be started").why(error))
-    }
-
-    fn prover(&mut self) -> Result<OutsideProver> {
-        let pipes = self.0.stdout.take().zip(self.0.stdin.take());
-        let (from, to) = pipes.ok_or_else(|| Failure::unknown("proof", "its worker has no pipes"))?;
-        let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        let route = Route { addresses, sources: Vec::new(), reach: Reach::L1 };
-        Ok(OutsideProver::new(Box::new(PipeWorker::new(from, to)), route, RootKey::Leave))
-    }
-}
-
-impl Drop for Loopback {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -15,6 +15,7 @@ mod lint;
 pub mod loader;
 mod log;
 mod man;
+mod outside;
 mod plan;
 mod rehearse;
 mod rollback;

@@ -3,6 +3,7 @@
 mod boot;
 mod netlink;
 pub mod sandbox;
+pub mod vantage;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -11,6 +12,9 @@ use std::process::ExitCode;
 /// before anything else, while the process has one thread and has opened nothing.
 pub fn hidden(arguments: &[OsString]) -> Option<ExitCode> {
     let (verb, rest) = arguments.split_first()?;
+    if verb == vantage::ARG {
+        return Some(vantage::main());
+    }
     let rest: Option<Vec<String>> = rest.iter().map(|word| word.to_str().map(str::to_owned)).collect();
     let rest = rest?;
     match verb.to_str()? {
