@@ -20,7 +20,7 @@ use keyward::proof::{Line, PrivateHalf, Reply, Request, WORKER_ARG};
 use keyward::resource::{AccessCheck, Document, Prover, Section, Task, Unguarded};
 use keyward::resources::REGISTRY;
 
-use super::case::{Case, REFERENCE, Wanted};
+use super::case::{Case, Wanted};
 
 /// Shows that administrators get in, by the first test key.
 struct Doors;
@@ -354,11 +354,71 @@ pub fn beside_useradd() {
     assert_eq!(outcome.exit, Exit::AsAsked, "{outcome:?} {}", told(&plan.changes, &events));
     let ours = account("deploy");
     sh("pwck -r >/dev/null || true; grpck -r");
+    // The child that worked as the user would keep userdel from it.
+    drop(host);
     sh("userdel -r deploy 2>/dev/null || true; useradd -m -s /bin/bash -G sudo,adm deploy");
     let mut theirs = account("deploy");
     let shadow = theirs.get_mut("shadow").unwrap();
     *shadow = shadow.replacen(":!:", ":*:", 1);
-    assert_eq!(ours, theirs);
+    for key in ours.keys().chain(theirs.keys()) {
+        assert_eq!(ours.get(key), theirs.get(key), "{key}: keyward's, then useradd's");
+    }
     assert!(ours["passwd"].starts_with("deploy:x:1001:1001::/home/deploy:/bin/bash"), "{}", ours["passwd"]);
-    assert!(!REFERENCE.is_empty());
+}
+
+/// Installs a real package from a repository in the copy by apt, after dpkg's lock made it wait.
+pub fn packages() {
+    sh("mkdir -p /run/sshd /srv/repo/ufw/DEBIAN /srv/repo/ufw/usr/sbin
+        dpkg --force-all --purge ufw >/dev/null 2>&1
+        cd /srv/repo
+        printf 'Package: ufw\\nVersion: 99\\nArchitecture: all\\nMaintainer: x <x@x>\\nDescription: test\\n' >ufw/DEBIAN/control
+        printf '#!/bin/sh\\n/usr/sbin/policy-rc.d ufw start; echo $? >/srv/policy\\nenv >/srv/env\\n' >ufw/DEBIAN/postinst
+        chmod 755 ufw/DEBIAN/postinst
+        printf '#!/bin/sh\\n' >ufw/usr/sbin/ufw; chmod 755 ufw/usr/sbin/ufw
+        dpkg-deb -b ufw ufw.deb >/dev/null
+        ( cat ufw/DEBIAN/control; echo Filename: ./ufw.deb; echo Size: $(stat -c %s ufw.deb); echo SHA256: $(sha256sum ufw.deb | cut -d' ' -f1); echo ) >Packages
+        rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*
+        echo 'deb [trusted=yes] file:/srv/repo ./' >/etc/apt/sources.list
+        chmod -R a+rX /srv");
+    let host = RealHost::with_program("/opt/keyward");
+    let facts = Facts::gather(&host).unwrap();
+    let tasks = vec![keyward::resources::packages::task(&["sudo", "ufw", "ufw"])];
+    // As dpkg does: a record lock of fcntl(2).
+    let mut holder = Command::new("/usr/bin/perl")
+        .args(["-e", "use Fcntl; open(F, '>>', '/var/lib/dpkg/lock-frontend'); my $l = pack('ssqql', F_WRLCK, 0, 0, 0, 0); fcntl(F, F_SETLK, $l) or die; close STDOUT; sleep 60"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_to_end(holder.stdout.as_mut().unwrap(), &mut Vec::new()).unwrap();
+    let failures = assess(&tasks, &about(), &facts, &host, &Anyone).unwrap_err();
+    assert_eq!((failures[0].kind, failures[0].place.as_str()), (Kind::Busy, "dpkg"), "{}", failures[0]);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let plan = assess(&tasks, &about(), &facts, &host, &Anyone).unwrap();
+    assert_eq!(plan.changes.len(), 1, "{}", told(&plan.changes, &[]));
+    assert!(plan.changes[0].summary.starts_with("install ufw (after fetching"), "{}", plan.changes[0].summary);
+    assert!(plan.changes[0].irreversible().is_some());
+    let (shelf, audit, about) = (MemoryShelf::default(), MemoryLedger::default(), about());
+    let mut events: Vec<Event> = Vec::new();
+    let request = Apply {
+        host: &host,
+        shelf: &shelf,
+        audit: &audit,
+        tasks: &tasks,
+        about: &about,
+        facts: &facts,
+        plan: plan.clone(),
+        access: &Anyone,
+        prover: Some(&mut Doors),
+        guard: &mut Unguarded,
+        approve: &mut |_| true,
+    };
+    let outcome = apply(request, &mut events);
+    assert_eq!(outcome.exit, Exit::AsAsked, "{outcome:?} {}", told(&plan.changes, &events));
+    // The package's script asked, and was told not to start anything.
+    assert_eq!(std::fs::read_to_string("/srv/policy").unwrap().trim(), "101");
+    assert!(std::fs::read_to_string("/srv/env").unwrap().contains("DEBIAN_FRONTEND=noninteractive"));
+    assert!(!Path::new("/usr/sbin/policy-rc.d").exists());
+    assert_eq!(sh("dpkg-query -W -f '${db:Status-Status} ${Version}' ufw"), "installed 99");
+    assert!(assess(&tasks, &about, &facts, &host, &Anyone).unwrap().changes.is_empty());
 }

@@ -89,6 +89,7 @@ impl Resource for AuthorizedKeys {
                 faults.push(Fault { path: format!("authorized_keys.{at}{}", fault.path), ..fault });
             }
         }
+        faults.extend(twice(&desired.authorized_keys));
         if desired.admin && desired.authorized_keys.iter().all(|source| source.command.is_some()) {
             let what = if desired.authorized_keys.is_empty() {
                 "an administrator needs a key to log in with"
@@ -172,6 +173,25 @@ impl Source {
             |key| Grant { key, from: self.from.clone(), restrict: self.restrict, command: self.command.clone() };
         Ok(keys.into_iter().map(grant).collect())
     }
+}
+
+/// One key listed twice with different limits: which of the two was meant cannot be told.
+fn twice(sources: &[Source]) -> Vec<Fault> {
+    let mut seen: Vec<Grant> = Vec::new();
+    let mut faults = Vec::new();
+    for (at, source) in sources.iter().enumerate() {
+        for grant in source.grants().unwrap_or_default() {
+            let clash = seen.iter().any(|other| {
+                other.key.blob() == grant.key.blob() && Grant { key: grant.key.clone(), ..other.clone() } != grant
+            });
+            if clash {
+                let what = format!("{} is listed before, with other limits", grant.key.fingerprint());
+                faults.push(Fault::new(format!("authorized_keys.{at}"), what, "list each key once"));
+            }
+            seen.push(grant);
+        }
+    }
+    faults
 }
 
 /// The keys of a file as ssh-keygen(1) writes it: one a line, blank lines and comments between them.
@@ -272,4 +292,36 @@ fn diff(path: &AbsPath, before: &KeyFile, after: &KeyFile) -> TextDiff {
 /// In whose name the files of this account are written: root's are in root's own home.
 fn actor_of(name: &UserName) -> Actor {
     if name.is_root() { Actor::Root } else { Actor::User(name.clone()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMVnF1RyJk2sVq1ZzNmL6xk0eHk9mQ8b0V6z1uJr0a1b";
+
+    fn faults(yaml: &str) -> Vec<String> {
+        let desired: Desired = serde_yaml::from_str(&yaml.replace("KEY", KEY)).unwrap();
+        AuthorizedKeys::validate(&desired).into_iter().map(|fault| format!("{}: {}", fault.path, fault.what)).collect()
+    }
+
+    #[test]
+    fn what_a_playbook_cannot_mean() {
+        assert_eq!(faults("{name: a, admin: true, authorized_keys: [{key: KEY}]}"), Vec::<String>::new());
+        assert_eq!(faults("{name: a, admin: true}"), ["authorized_keys: an administrator needs a key to log in with"]);
+        assert_eq!(faults("{name: a, authorized_keys: [{key: KEY, file: {name: x, text: KEY}}]}").len(), 1);
+        assert_eq!(faults("{name: a, authorized_keys: [{}]}").len(), 1);
+        assert_eq!(faults("{name: a, exclusive_keys: true}").len(), 1);
+        assert_eq!(faults("{name: a, admin: true, authorized_keys: [{key: KEY, command: ls}]}").len(), 1);
+        assert_eq!(faults("{name: a, authorized_keys: [{key: KEY, command: 'a\\b'}]}").len(), 1);
+        let twice = "{name: a, authorized_keys: [{key: KEY}, {key: KEY, from: [10.0.0.0/8]}]}";
+        assert_eq!(faults(twice).len(), 1);
+        assert!(faults(twice)[0].starts_with("authorized_keys.1: "));
+        let file = |text: &str| {
+            faults(&format!("{{name: a, authorized_keys: [{{file: {{name: k.pub, text: \"{text}\"}}}}]}}"))
+        };
+        assert_eq!(file("# x\\n\\nKEY ops\\n"), Vec::<String>::new());
+        assert_eq!(file("\\n"), ["authorized_keys.0.file: k.pub holds no key"]);
+        assert!(file("KEY\\nno-pty KEY\\n")[0].contains("k.pub:2: "));
+    }
 }

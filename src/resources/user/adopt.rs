@@ -98,6 +98,8 @@ pub fn plan(desired: &Desired, observed: &Observed, entry: &PasswdEntry) -> Resu
         planned.changes.push(change);
     }
     planned.notes = drafts.notes;
+    let about = format!("users.{name}");
+    planned.notes.extend(observed.remarks.iter().map(|remark| Note::warning(&about, remark.clone())));
     Ok(planned)
 }
 

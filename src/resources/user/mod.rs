@@ -7,6 +7,7 @@
 mod adopt;
 mod create;
 mod ground;
+mod pam_access;
 
 use std::collections::BTreeMap;
 
@@ -173,6 +174,12 @@ impl Resource for User {
         found.shell = shell_state(probe, &shell)?;
         if desired.admin && !desired.name.is_root() {
             found.nologin = nologin(probe)?;
+            let mut groups: Vec<&str> = desired.groups.iter().map(GroupName::as_str).collect();
+            groups.push(name);
+            let all = found.databases.group.group();
+            let has = |members: &[String]| members.iter().any(|member| member == name);
+            groups.extend(all.iter().filter(|group| has(&group.members)).map(|group| group.name.as_str()));
+            found.remarks.extend(pam_access::check(probe, name, &groups)?);
         }
         match &entry {
             None => found.look_for_new(desired, probe)?,
