@@ -165,18 +165,17 @@ fn entries(desired: &Desired, observed: &Observed, uid: u32, gid: u32, shell: &s
     let name = desired.name.as_str();
     let defs = &observed.defs;
     let comment = desired.comment.as_ref().map_or("", PlainText::as_str);
-    let (hash, min, max) = match &desired.password {
-        Some(Password::Hash(hash)) => (hash.reveal().as_str(), defs.days("PASS_MIN_DAYS"), defs.days("PASS_MAX_DAYS")),
-        _ => ("*", "0".to_owned(), NEVER_AGES.to_owned()),
+    let (hash, max) = match &desired.password {
+        Some(Password::Hash(hash)) => (hash.reveal().as_str(), defs.days("PASS_MAX_DAYS")),
+        _ => ("*", NEVER_AGES.to_owned()),
     };
+    let (min, warn) = (defs.days("PASS_MIN_DAYS"), defs.days("PASS_WARN_AGE"));
+    let shadow = format!("{name}:{hash}:{}:{min}:{max}:{warn}:::", observed.today);
     let add = |db, line| AccountEdit::Add { db, line };
     let mut edits = vec![
         add(Database::Group, format!("{name}:x:{gid}:")),
         add(Database::Passwd, format!("{name}:x:{uid}:{gid}:{comment}:{}:{shell}", default_home(desired))),
-        add(
-            Database::Shadow,
-            format!("{name}:{hash}:{}:{min}:{max}:{}:::", observed.today, defs.days("PASS_WARN_AGE")),
-        ),
+        add(Database::Shadow, shadow),
     ];
     if observed.databases.gshadow.as_ref().is_some_and(|records| records.count(name) == 0) {
         edits.push(add(Database::Gshadow, format!("{name}:!::")));
