@@ -46,6 +46,8 @@ pub fn own_unit(facts: &Facts, agreed: &Plan) -> Result<String> {
     let own = std::env::current_exe().map_err(|error| cannot(&error))?;
     let unit = format!("{SCOPE}{}.scope", std::process::id());
     let mut command = Command::new(SYSTEMD_RUN);
+    // When the deadline comes, a stuck agent must go at once: it holds SIGTERM back, and the undo waits for its end.
+    command.args(["-p", "KillSignal=SIGKILL", "-p", "TimeoutStopSec=2s"]);
     command.args(["--scope", "--quiet", "--collect", "--unit", &unit, "--"]).arg(own).args(std::env::args_os().skip(1));
     // The plan was shown and the question answered here; over there only a plan that differs stops it.
     command.arg("--as-agreed").arg(&agreed.observation_digest);
