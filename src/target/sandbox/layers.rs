@@ -81,9 +81,19 @@ const WINDOWS: [&str; 28] = [
 ];
 /// The copy has its own of these.
 const OWN: [&str; 4] = ["proc", "sys", "dev", "run"];
-/// Root directories of running containers stand below these; they are other machines.
-const CONTAINERS: [&str; 5] =
-    ["/var/lib/docker", "/var/lib/containers", "/var/lib/containerd", "/var/lib/kubelet", "/var/snap"];
+/// What is mounted below these belongs to containers, which are other machines.
+const CONTAINERS: [&str; 8] = [
+    "/var/lib/docker",
+    "/var/lib/containers",
+    "/var/lib/containerd",
+    "/var/lib/kubelet",
+    "/var/lib/lxd",
+    "/var/lib/incus",
+    "/var/lib/machines",
+    "/var/snap",
+];
+/// File systems that only container engines mount.
+const ENGINES: [&str; 2] = ["fuse.fuse-overlayfs", "aufs"];
 
 /// Reads /proc/PID/mountinfo.
 ///
@@ -148,9 +158,9 @@ pub fn choose(mounts: &[Mount], root: &Path, leave_out: &[PathBuf]) -> Result<Ve
     for (point, mount) in all {
         let place = point.strip_prefix(root).unwrap_or(point);
         let own = place.components().next().is_some_and(|first| OWN.iter().any(|own| first.as_os_str() == *own));
-        let container = place != Path::new("")
-            && mount.kind == "overlay"
-            && CONTAINERS.iter().any(|below| point.starts_with(below));
+        let below = |dir: &&str| point != Path::new(dir) && point.starts_with(dir);
+        let container =
+            !place.as_os_str().is_empty() && (CONTAINERS.iter().any(below) || ENGINES.contains(&mount.kind.as_str()));
         if own || container || leave_out.iter().any(|out| point.starts_with(out)) {
             continue;
         }
@@ -277,6 +287,19 @@ mod tests {
         assert!(refused.what.contains("/mnt/nas (nfs4), /mnt/s (fuse.sshfs)"), "{refused}");
         assert!(choose(&mounts, Path::new("/"), &["/mnt".into()]).is_ok());
         assert!(choose(&mounts, Path::new("/mnt/nas/tree"), &[]).is_err());
+    }
+
+    #[test]
+    fn containers_are_other_machines() {
+        let text = format!(
+            "{HOST}40 27 254:0 /d /var/lib/docker rw - ext4 /dev/vda rw\n\
+             41 40 0:60 / /var/lib/docker/fuse-overlayfs/1/merged rw - fuse.fuse-overlayfs f rw\n\
+             42 40 0:61 / /var/lib/docker/overlay2/2/merged rw - overlay overlay rw\n\
+             43 27 0:62 / /home/ops/.local/share/containers/storage/overlay/3/merged rw - fuse.fuse-overlayfs f rw\n"
+        );
+        let inner: Vec<_> = places(&text, "/").into_iter().filter(|(place, _)| place.contains("lib/")).collect();
+        assert_eq!(inner, [("var/lib/docker".to_owned(), Way::Overlay)]);
+        assert!(!places(&text, "/").iter().any(|(place, _)| place.contains("containers")));
     }
 
     #[test]
