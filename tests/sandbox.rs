@@ -4,12 +4,12 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keyward::target::sandbox::{INSIDE_V4, INSIDE_V6, Options, Sandbox, sources};
+use support::machine::machine;
 use support::{Bed, KEYWARD, SUITES, finish, options, skipped};
 
 #[test]
@@ -161,7 +161,10 @@ fn everything_ends_with_the_warden() {
     let first = bed.booted.pid;
     let warden = parent(parent(first));
     assert_eq!(parent(warden), std::process::id());
-    let mut sleeper = bed.sandbox.command("/bin/sleep").unwrap().arg("1000").stdin(Stdio::null()).spawn().unwrap();
+    let mut sleeper = bed.sandbox.command("/bin/sh").unwrap();
+    let mut sleeper = sleeper.args(["-c", "echo up; exec sleep 1000"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut up = [0; 3];
+    std::io::Read::read_exact(sleeper.stdout.as_mut().unwrap(), &mut up).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(warden.cast_signed()), nix::sys::signal::SIGKILL).unwrap();
     let begun = Instant::now();
     while Path::new(&format!("/proc/{first}/ns")).read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
@@ -169,46 +172,6 @@ fn everything_ends_with_the_warden() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_eq!(sleeper.wait().unwrap().code(), Some(137));
-}
-
-/// All of the machine that a rehearsal could touch, as lines by topic.
-fn machine() -> BTreeMap<&'static str, String> {
-    let shell = |script: &str| {
-        let output = Command::new("/bin/sh").args(["-c", script]).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    // Other programs of the machine write logs and caches meanwhile; these belong to nobody's configuration.
-    let tree = "find /etc /root /home /usr/local /boot /opt /srv /var/lib/dpkg /var/lib/ufw /var/lib/systemd /var/spool \
-                /mnt /media -xdev \\( -path /root/.cache -o -path /root/.cargo -o -name target \\) -prune -o \
-                -printf '%p %y %m %U:%G %s %T@ %l\\n' 2>/dev/null | sort | sha256sum";
-    BTreeMap::from([
-        ("tree", shell(tree)),
-        ("bytes of /etc", shell("find /etc -xdev -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum")),
-        (
-            "iptables",
-            shell(
-                "iptables-save | grep -v '^#' | sed 's/\\[.*\\]//'; ip6tables-save | grep -v '^#' | sed 's/\\[.*\\]//'",
-            ),
-        ),
-        ("nft", shell("nft -s list ruleset 2>/dev/null")),
-        (
-            "sysctl",
-            shell(
-                "sysctl -a 2>/dev/null | grep -vE '^(fs.(dentry|inode|file|quota|aio|dqstats)|kernel.(random|ns_last_pid|pty)|\
-             net.netfilter.nf_conntrack_count|net.*(neigh|conf).*docker)'",
-            ),
-        ),
-        ("modules", shell("cut -d' ' -f1 /proc/modules | sort")),
-        ("mounts", shell("cut -d' ' -f3- /proc/1/mountinfo | grep -vE 'docker|keyward' | sort")),
-        (
-            "links",
-            shell(
-                "ls /sys/class/net | grep -v '^veth'; ip route; ip -6 route | grep -v veth; ls /run/netns 2>/dev/null",
-            ),
-        ),
-        ("hostname", shell("hostname; cat /proc/sys/kernel/hostname")),
-        ("units", shell("ls -lR /etc/systemd /run/systemd 2>/dev/null")),
-    ])
 }
 
 #[test]
@@ -240,14 +203,7 @@ fn the_machine_stays_untouched() {
     }
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
     assert!(!Path::new("/tmp/keyward-sandbox-test").exists());
-    let after = machine();
-    for (topic, text) in &before {
-        assert_eq!(text, &after[topic], "{topic} of the machine changed");
-        assert!(
-            !text.is_empty() || ["modules", "nft", "iptables", "units"].contains(topic),
-            "{topic}: nothing was looked at"
-        );
-    }
+    support::machine::same(&before, &machine());
     let left = finish(shell_command("ps -eo args | grep '[_]_sandbox' | grep -c keyward.*elsewhere; true"), b"");
     assert_eq!(left.stdout.trim(), "0");
 }

@@ -27,7 +27,7 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
         Err(ending) => return Ok(ending),
     };
     match global.target() {
-        TargetArg::Sandbox => return rehearse::run(&job, Act::Rehearse, "/".as_ref(), terminal),
+        TargetArg::Sandbox => return rehearse::run(&job, Act::Rehearse, "/".as_ref(), &global.leave_out, terminal),
         TargetArg::Rootfs(dir) => return Err(no_trees(&dir, &job)),
         TargetArg::Local => {}
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::outcome::Exit;
+use crate::types::{AbsPath, Word as _};
 
 /// Everything that was typed.
 #[derive(Debug, Parser)]
@@ -39,6 +40,9 @@ pub struct Global {
     /// Short for --target rootfs:DIR; for rehearse, the tree to copy
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// A mount that a copy does without, such as a network file system; may be given again
+    #[arg(long, global = true, value_name = "DIR", value_parser = plain_path)]
+    pub leave_out: Vec<AbsPath>,
     /// Colour: auto is on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_enum, default_value_t = Colour::Auto, value_name = "WHEN")]
     pub color: Colour,
@@ -289,6 +293,10 @@ impl Global {
             (None, None) => TargetArg::Local,
         }
     }
+}
+
+fn plain_path(text: &str) -> Result<AbsPath, String> {
+    AbsPath::parse(text).map_err(|invalid| invalid.why)
 }
 
 fn target(text: &str) -> Result<TargetArg, String> {

@@ -150,7 +150,7 @@ fn rehearse(args: &args::RehearseArgs, global: &args::Global, terminal: &mut Ter
         TargetArg::Rootfs(dir) => dir,
         TargetArg::Local | TargetArg::Sandbox => PathBuf::from("/"),
     };
-    rehearse::run(&job, agent::Act::Rehearse, &root, terminal)
+    rehearse::run(&job, agent::Act::Rehearse, &root, &global.leave_out, terminal)
 }
 
 const fn whole_diffs(verb: &Verb) -> bool {

@@ -18,8 +18,8 @@ pub fn run(args: &PlanArgs, global: &Global, terminal: &mut Terminal) -> Result<
         Err(ending) => return Ok(ending),
     };
     match global.target() {
-        TargetArg::Sandbox => return rehearse::run(&job, Act::Plan, "/".as_ref(), terminal),
-        TargetArg::Rootfs(dir) => return rehearse::run(&job, Act::Plan, &dir, terminal),
+        TargetArg::Sandbox => return rehearse::run(&job, Act::Plan, "/".as_ref(), &global.leave_out, terminal),
+        TargetArg::Rootfs(dir) => return rehearse::run(&job, Act::Plan, &dir, &global.leave_out, terminal),
         TargetArg::Local => {}
     }
     state::need_root("to look at this host")?;

@@ -17,9 +17,9 @@ use super::job::Job;
 use super::{Ending, fetch, state};
 
 /// Rehearses on a copy of `root`.
-pub fn run(job: &Job, act: Act, root: &Path, sink: &mut dyn Sink) -> Result<Ending> {
+pub fn run(job: &Job, act: Act, root: &Path, leave_out: &[AbsPath], sink: &mut dyn Sink) -> Result<Ending> {
     let root = absolute(root)?;
-    let mut sandbox = Sandbox::open(&Options::new(root.clone()))?;
+    let mut sandbox = Sandbox::open(&Options { leave_out: leave_out.to_vec(), ..Options::new(root.clone()) })?;
     let mut notes: Vec<Note> = sandbox.notes().iter().map(|text| Note::info("copy", text)).collect();
     if act == Act::Rehearse {
         notes.extend(fetch::packages(&job.packages, &root, &mut sandbox)?);
