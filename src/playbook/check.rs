@@ -86,7 +86,12 @@ impl<'l> Checker<'l> {
             }
         }
         for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
-            if node.get(name).is_none() && !self.partial {
+            // A misspelt key is one fault, not two.
+            let misspelt = || {
+                let strange = node.entries().iter().filter(|entry| !properties.contains_key(&entry.key));
+                strange.map(|entry| nearest(&entry.key, [name])).any(|word| word.is_some())
+            };
+            if node.get(name).is_none() && !self.partial && !misspelt() {
                 let sub = properties.get(name).unwrap_or(&Value::Null);
                 self.add(node.at, format!("'{name}' is missing"), format!("add {name}: {}", sample(sub)));
             }

@@ -5,6 +5,7 @@
 
 mod builtin;
 mod check;
+mod explain;
 mod extend;
 mod fault;
 mod nearest;
@@ -13,6 +14,7 @@ mod rules;
 mod scalar;
 mod schema;
 mod source;
+mod starter;
 mod vars;
 mod words;
 
@@ -25,9 +27,11 @@ use crate::change::Claim;
 use crate::resource::{Document, Kind, LoadedFile, Loader, Section, Task};
 
 pub use builtin::{BUILTINS, builtin};
+pub use explain::explain;
 pub use fault::{Faults, Located};
 pub use schema::{conflicts, schema};
 pub use source::{MAX_BYTES, decode};
+pub use starter::{Found, Listener, starter};
 
 use check::Checker;
 use extend::Family;

@@ -10,12 +10,13 @@ pub(super) const MODE: &str = Mode::FORMAT;
 
 struct Row {
     format: &'static str,
+    about: &'static str,
     sample: &'static str,
     check: fn(&str) -> Result<(), Invalid>,
 }
 
 const fn row<W: Word>(sample: &'static str) -> Row {
-    Row { format: W::FORMAT, sample, check: parse::<W> }
+    Row { format: W::FORMAT, about: W::ABOUT, sample, check: parse::<W> }
 }
 
 fn parse<W: Word>(text: &str) -> Result<(), Invalid> {
@@ -38,10 +39,14 @@ pub(super) fn check(format: &str, text: &str) -> Option<Result<(), Invalid>> {
     ROWS.iter().find(|row| row.format == format).map(|row| (row.check)(text))
 }
 
-/// What the text of `schema` is.
+/// What the text of `schema` is; the part after a colon, which gives the rule, is left to the hint.
 pub(super) fn about(schema: &Value) -> Option<String> {
-    schema.get("format")?;
-    schema.get("description").and_then(Value::as_str).map(|text| text.split(':').next().unwrap_or(text).to_owned())
+    let format = schema.get("format")?.as_str()?;
+    if format == LoadedFile::FORMAT {
+        return Some("the name of a file beside the playbook".to_owned());
+    }
+    let row = ROWS.iter().find(|row| row.format == format)?;
+    Some(row.about.split(':').next().unwrap_or(row.about).to_owned())
 }
 
 /// A right text for `schema`.

@@ -1,0 +1,110 @@
+//! A commented first playbook from what was found on the host. Pure: looking is the caller's part.
+
+use std::fmt::Write as _;
+
+use crate::types::{Port, Proto, PublicKey, UserName};
+
+/// What `init` found or was told.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The administrator to make.
+    pub user: UserName,
+    /// Their public keys.
+    pub keys: Vec<PublicKey>,
+    /// Where sshd listens now.
+    pub ssh_port: Port,
+    /// Where it shall listen; the same as now to leave it.
+    pub wanted_port: Port,
+    /// What else can be reached from outside now.
+    pub listening: Vec<Listener>,
+}
+
+/// A port that something listens on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// The port.
+    pub port: Port,
+    /// Its protocol.
+    pub proto: Proto,
+    /// The program, or empty when unknown.
+    pub program: String,
+}
+
+/// The text of a first playbook. It passes `lint`; without a key passwords stay on, since nobody could log in otherwise.
+pub fn starter(found: &Found) -> String {
+    let mut out = String::new();
+    let user = found.user.as_str();
+    out.push_str(
+        "# What this server should look like. keyward shows what would change and asks before it does:\n\
+         #   keyward lint FILE       check this file\n\
+         #   keyward rehearse FILE   try it on a throw-away copy of this machine\n\
+         #   keyward plan FILE       show what would change\n\
+         #   keyward apply FILE      do it\n\
+         # All fields: keyward explain\n\
+         version: 1\n\n",
+    );
+    let _ = write!(
+        out,
+        "users:\n  - name: {user}\n    admin: true                # must be able to log in by key and to use sudo, proven before doors close\n    \
+         groups: [ sudo ]           # added to the groups it has\n    \
+         password: locked           # nobody can log in with a password; sudo asks for none\n    \
+         sudo: {{ nopasswd: true }}\n",
+    );
+    keys(&found.keys, &mut out);
+    let _ = write!(out, "\nroot:\n  password: keep             # locked: no login at the console either\n\nssh:\n");
+    if found.wanted_port == found.ssh_port {
+        let _ = writeln!(out, "  port: {}                   # as it is now", found.ssh_port);
+    } else {
+        let (new, old) = (found.wanted_port, found.ssh_port);
+        let _ = writeln!(out, "  port: {new}                 # {old} stays open until a login on {new} is proven");
+    }
+    out.push_str("  permit_root_login: \"no\"    # in quotes: a bare no means false to some YAML readers\n");
+    if found.keys.is_empty() {
+        out.push_str("  # Turn this on when there is a key above:\n  # password_authentication: false\n");
+    } else {
+        out.push_str("  password_authentication: false\n");
+    }
+    out.push_str("  max_auth_tries: 3\n\nfirewall:\n  incoming: deny             # the SSH port is always let in\n  outgoing: allow\n");
+    openings(found, &mut out);
+    out.push_str("  exclusive: false           # rules that others made stay, and are listed\n");
+    out
+}
+
+fn keys(keys: &[PublicKey], out: &mut String) {
+    if keys.is_empty() {
+        out.push_str(
+            "    # No public key was found. Make one where you work, with: ssh-keygen -t ed25519\n    \
+             # then put the line of its .pub file here:\n    \
+             # authorized_keys:\n    #   - key: \"ssh-ed25519 AAAA... you@laptop\"\n",
+        );
+        return;
+    }
+    out.push_str("    authorized_keys:\n");
+    for key in keys {
+        // A comment is free text; one that YAML or the variables could misread is left out.
+        let plain = key.comment().chars().all(|c| c.is_alphanumeric() || " @._-+:()".contains(c));
+        let comment = if plain && !key.comment().is_empty() { format!(" {}", key.comment()) } else { String::new() };
+        let _ = writeln!(out, "      - key: \"{} {}{comment}\"", key.algorithm(), key.blob());
+        if key.is_short_rsa() {
+            out.push_str("        # This RSA key is short; better: ssh-keygen -t ed25519\n        allow_short_rsa: true\n");
+        }
+    }
+}
+
+fn openings(found: &Found, out: &mut String) {
+    let mut listening: Vec<&Listener> =
+        found.listening.iter().filter(|one| one.port != found.ssh_port && one.port != found.wanted_port).collect();
+    listening.sort_by_key(|one| (one.port, one.proto));
+    listening.dedup_by_key(|one| (one.port, one.proto));
+    if listening.is_empty() {
+        out.push_str("  allow: []                  # such as [ 80/tcp, 443/tcp, \"Nginx Full\" ]\n");
+        return;
+    }
+    out.push_str("  allow:                     # what listens now; delete the line of what nobody outside needs\n");
+    for one in listening {
+        let program: String = one.program.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.+".contains(*c)).take(32).collect();
+        let remark = if program.is_empty() { "unknown program" } else { program.as_str() };
+        let text = format!("    - {}/{}", one.port, one.proto.as_str());
+        let _ = writeln!(out, "{text:<28} # {remark}");
+    }
+}
