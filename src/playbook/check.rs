@@ -74,7 +74,8 @@ impl<'l> Checker<'l> {
         let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
         let extra =
             schema.get("additionalProperties").filter(|extra| extra.is_object() || **extra == Value::Bool(true));
-        let mut out = Map::new();
+        let absent: Vec<&str> = properties.keys().map(String::as_str).filter(|name| node.get(name).is_none()).collect();
+        let (mut out, mut meant) = (Map::new(), Vec::new());
         for entry in node.entries() {
             match properties.get(&entry.key).or(extra) {
                 Some(sub) if sub.get(super::JUDGED).is_some() => {}
@@ -82,16 +83,12 @@ impl<'l> Checker<'l> {
                     let value = self.valued(&entry.key, entry.key_at, &entry.value, sub);
                     out.insert(entry.key.clone(), value);
                 }
-                None => self.unknown(entry.key_at, &entry.key, properties, node),
+                None => meant.extend(self.unknown(entry.key_at, &entry.key, properties, &absent)),
             }
         }
         for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
             // A misspelt key is one fault, not two.
-            let misspelt = || {
-                let strange = node.entries().iter().filter(|entry| !properties.contains_key(&entry.key));
-                strange.map(|entry| nearest(&entry.key, [name])).any(|word| word.is_some())
-            };
-            if node.get(name).is_none() && !self.partial && !misspelt() {
+            if absent.contains(&name) && !meant.iter().any(|word| word == name) && !self.partial {
                 let sub = properties.get(name).unwrap_or(&Value::Null);
                 self.add(node.at, format!("'{name}' is missing"), format!("add {name}: {}", sample(sub)));
             }
@@ -112,17 +109,25 @@ impl<'l> Checker<'l> {
         self.check(node, schema)
     }
 
-    fn unknown(&mut self, at: At, key: &str, properties: &Map<String, Value>, node: &Node) {
-        let free = properties.keys().map(String::as_str).filter(|name| node.get(name).is_none());
-        let hint = if ["hosts", "profiles"].contains(&key) {
-            "this name is kept for a later version; write one playbook a host, with extends for what they share"
-                .to_owned()
-        } else if let Some(word) = nearest(key, free).or_else(|| nearest(key, properties.keys().map(String::as_str))) {
-            format!("did you mean '{word}'?")
+    /// Reports a key that is not known here; gives back the key that was meant, when one is near.
+    fn unknown(&mut self, at: At, key: &str, properties: &Map<String, Value>, absent: &[&str]) -> Option<String> {
+        let known = properties.keys().map(String::as_str);
+        // Among hundreds of faults nobody looks for slips of the pen.
+        let close = if self.spots.len() > 200 {
+            None
         } else {
-            format!("known here: {}", properties.keys().cloned().collect::<Vec<_>>().join(", "))
+            nearest(key, absent.iter().copied()).or_else(|| nearest(key, known.clone()))
+        };
+        let near = close.map(str::to_owned);
+        let hint = match &near {
+            _ if ["hosts", "profiles"].contains(&key) => {
+                "kept for a later version; write one playbook a host, with extends for what they share".to_owned()
+            }
+            Some(word) => format!("did you mean '{word}'?"),
+            None => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
         };
         self.add(at, format!("unknown key '{}'", shown(key)), hint);
+        near
     }
 
     fn list(&mut self, node: &Node, items: &[Node], schema: &Value) -> Value {
@@ -211,7 +216,8 @@ impl<'l> Checker<'l> {
 
     fn number(&mut self, at: At, number: i64, schema: &Value) {
         let limit = |key: &str| schema.get(key).and_then(|v| v.as_i64().or_else(|| v.as_f64().map(|f| f as i64)));
-        let (least, most) = (limit("minimum"), limit("maximum"));
+        let (low, high) = width(schema);
+        let (least, most) = (limit("minimum").or(low), limit("maximum").or(high));
         let allowed = schema.get("enum").and_then(Value::as_array);
         let listed = allowed.is_none_or(|all| all.contains(&Value::from(number)));
         if !listed || least.is_some_and(|least| number < least) || most.is_some_and(|most| number > most) {
@@ -366,6 +372,18 @@ fn found(node: &Node) -> &'static str {
     }
 }
 
+/// The range of an integer type, which schemars names as the format.
+fn width(schema: &Value) -> (Option<i64>, Option<i64>) {
+    match schema.get("format").and_then(Value::as_str) {
+        Some("uint8") => (Some(0), Some(i64::from(u8::MAX))),
+        Some("uint16") => (Some(0), Some(i64::from(u16::MAX))),
+        Some("uint32") => (Some(0), Some(i64::from(u32::MAX))),
+        Some("int32") => (Some(i64::from(i32::MIN)), Some(i64::from(i32::MAX))),
+        Some("uint64" | "uint") => (Some(0), None),
+        _ => (None, None),
+    }
+}
+
 /// Words as they are written in a playbook: those that need quotes have them.
 fn quoted(words: &[&str]) -> String {
     let quote = |word: &&str| match read(&Scalar { text: (*word).to_owned(), plain: true }) {
@@ -391,10 +409,14 @@ pub(super) fn describe(schema: &Value) -> String {
     if let Some(word) = schema.get("const").and_then(Value::as_str) {
         return quoted(&[word]);
     }
-    let limit = |key: &str| schema.get(key).and_then(Value::as_f64).map(|number| format!("{number:.0}"));
+    let (low, high) = width(schema);
+    let limit = |key: &str, usual: Option<i64>| {
+        let given = schema.get(key).and_then(Value::as_f64).map(|number| format!("{number:.0}"));
+        given.or_else(|| usual.map(|number| number.to_string()))
+    };
     let kind = |name: &str| match name {
         "boolean" => "true or false".to_owned(),
-        "integer" | "number" => match (limit("minimum"), limit("maximum")) {
+        "integer" | "number" => match (limit("minimum", low), limit("maximum", high)) {
             (Some(least), Some(most)) => format!("a number from {least} to {most}"),
             (Some(least), None) => format!("a number from {least}"),
             _ => "a number".to_owned(),

@@ -25,12 +25,18 @@ pub fn explain(registry: &[Kind], name: Option<&str>) -> Result<String> {
     let kinds: Vec<&Kind> = registry.iter().filter(|kind| kind.name == name || section(kind) == name).collect();
     let key = kinds.first().map_or(name, |kind| section(kind));
     let Some(entry) = properties.get(key) else {
-        let known = registry.iter().flat_map(|kind| [kind.name, section(kind)]).chain(properties.keys().map(String::as_str));
-        let hint = nearest(name, known).map_or_else(|| "keyward explain".to_owned(), |word| format!("keyward explain {word}"));
+        let known =
+            registry.iter().flat_map(|kind| [kind.name, section(kind)]).chain(properties.keys().map(String::as_str));
+        let hint =
+            nearest(name, known).map_or_else(|| "keyward explain".to_owned(), |word| format!("keyward explain {word}"));
         return Err(Failure::input("explain", format!("there is no section or resource '{name}'")).hint(hint));
     };
     let mut out = String::new();
-    let shape = if entry.get("type").is_some_and(|kind| kind == "array") && !kinds.is_empty() { "a list; each item:" } else { "" };
+    let shape = if entry.get("type").is_some_and(|kind| kind == "array") && !kinds.is_empty() {
+        "a list; each item:"
+    } else {
+        ""
+    };
     let _ = writeln!(out, "{key}: {}", if shape.is_empty() { describe(entry) } else { shape.to_owned() });
     for kind in &kinds {
         wrap(&format!("{}: {}", kind.name, kind.summary), 2, &mut out);

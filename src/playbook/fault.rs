@@ -23,7 +23,7 @@ pub struct Located {
     pub column: usize,
     /// Length of the faulty text on that line, in characters, at least 1.
     pub length: usize,
-    /// The line, secrets and control characters masked.
+    /// The line, secrets and control characters masked; empty when the place is far out on a very long line.
     pub line_text: String,
     /// What is wrong, lower case.
     pub what: String,
@@ -71,6 +71,8 @@ impl fmt::Display for Located {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.line == 0 {
             write!(f, "{}: error: {}", self.file, self.what)?;
+        } else if self.line_text.is_empty() {
+            write!(f, "{}:{}:{}: error: {}", self.file, self.line, self.column, self.what)?;
         } else {
             writeln!(f, "{}:{}:{}: error: {}", self.file, self.line, self.column, self.what)?;
             let number = self.line.to_string();

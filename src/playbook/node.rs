@@ -15,6 +15,7 @@ const MAX_DEPTH: usize = 64;
 const MAX_NODES: usize = 100_000;
 /// Most faults of structure before the rest of the file is left unread.
 const MAX_FAULTS: usize = 1_000;
+const FLATTEN: &str = "flatten it; no section goes deeper than 5";
 const NO_ALIAS: &str =
     "write the value out, or put quotes around a text that begins with '*'; playbooks have vars instead";
 
@@ -119,8 +120,7 @@ pub(super) fn parse(report: &mut Report, file: usize, text: &str) -> Option<Node
         report.add(at, "YAML directive", "remove the line; playbooks are YAML 1.2 without tags");
         return None;
     }
-    let text = without_lost_aliases(report, file, text);
-    let root = read_events(report, file, &text);
+    let root = read(report, file, text);
     let whole = At { file, line: 1, column: 1, length: 1 };
     match root {
         None if report.partial => {}
@@ -137,10 +137,33 @@ pub(super) fn parse(report: &mut Report, file: usize, text: &str) -> Option<Node
     None
 }
 
-fn read_events(report: &mut Report, file: usize, text: &str) -> Option<Node> {
+/// Most aliases to nowhere that are reported one by one.
+const MAX_LOST: usize = 20;
+
+/// An alias without an anchor ends the parser; it is reported here and blanked out, so that the rest is judged as well.
+fn read(report: &mut Report, file: usize, text: &str) -> Option<Node> {
+    let (mut text, mut lost) = (text.to_owned(), Vec::new());
+    loop {
+        let (before, partial) = (report.spots.len(), report.partial);
+        let (root, error) = read_events(report, file, &text);
+        let star = error.filter(|error| error.info().contains("unknown anchor") && lost.len() < MAX_LOST);
+        let Some(mark) = star.map(|error| *error.marker()) else {
+            lost.into_iter().for_each(|at| report.add(at, "alias", NO_ALIAS));
+            return root;
+        };
+        let byte = text.char_indices().nth(mark.index()).filter(|(_, c)| *c == '*').map(|(byte, _)| byte);
+        let Some(byte) = byte else { return root };
+        text.replace_range(byte..=byte, "\u{fffd}");
+        report.spots.truncate(before);
+        report.partial = partial;
+        lost.push(At { file, line: mark.line(), column: mark.col() + 1, length: 1 });
+    }
+}
+
+fn read_events(report: &mut Report, file: usize, text: &str) -> (Option<Node>, Option<ScanError>) {
     let faults_before = report.spots.len();
     let mut builder = Builder { report, file, stack: Vec::new(), root: None, nodes: 0, faults_before };
-    let mut documents = 0;
+    let (mut documents, mut failed) = (0, None);
     for event in Parser::new_from_str(text) {
         match event {
             Ok((Event::DocumentStart(_), span)) => {
@@ -160,30 +183,12 @@ fn read_events(report: &mut Report, file: usize, text: &str) -> Option<Node> {
             Err(error) => {
                 builder.syntax(&error);
                 builder.close();
+                failed = Some(error);
                 break;
             }
         }
     }
-    builder.root.take()
-}
-
-/// Most aliases to nowhere that are reported one by one.
-const MAX_LOST: usize = 20;
-
-/// An alias without an anchor ends the parser; it is reported here and blanked out, so that the rest is judged as well.
-fn without_lost_aliases(report: &mut Report, file: usize, text: &str) -> String {
-    let mut chars: Vec<char> = text.chars().collect();
-    for _ in 0..MAX_LOST {
-        let current: String = chars.iter().collect();
-        let lost = Parser::new_from_str(&current).take(MAX_NODES).find_map(Result::err);
-        let Some(error) = lost.filter(|error| error.info().contains("unknown anchor")) else { return current };
-        let mark = error.marker();
-        let Some(star) = chars.get_mut(mark.index()).filter(|c| **c == '*') else { return current };
-        *star = '\u{fffd}';
-        let at = At { file, line: mark.line(), column: mark.col() + 1, length: 1 };
-        report.add(at, "alias", NO_ALIAS);
-    }
-    chars.into_iter().collect()
+    (builder.root.take(), failed)
 }
 
 impl Builder<'_> {
@@ -234,7 +239,7 @@ impl Builder<'_> {
     fn within_limits(&mut self, at: At) -> bool {
         self.nodes += 1;
         if self.stack.len() > MAX_DEPTH {
-            self.report.add(at, format!("nested deeper than {MAX_DEPTH}"), "flatten it; no section goes deeper than 5");
+            self.report.add(at, format!("nested deeper than {MAX_DEPTH}"), FLATTEN);
             return false;
         }
         if self.nodes > MAX_NODES {
@@ -312,15 +317,23 @@ impl Builder<'_> {
         let mark = error.marker();
         let at = At { file: self.file, line: mark.line().max(1), column: mark.col() + 1, length: 1 };
         let info = error.info();
-        let hint = if info.contains("mapping values are not allowed") || info.contains("simple key") {
+        if info.contains("recursion limit") {
+            self.report.add(at, format!("nested deeper than {MAX_DEPTH}"), FLATTEN);
+            return;
+        }
+        let mut hint = if info.contains("mapping values are not allowed") || info.contains("simple key") {
             "check the indentation, and put text that holds ': ' or begins with a special character in quotes"
+                .to_owned()
         } else if info.contains("quoted") || info.contains("escape") {
-            "close the quote on the same line; in double quotes a backslash is written \\\\"
+            "close the quote on the same line; in double quotes a backslash is written \\\\".to_owned()
         } else if info.contains("anchor") || info.contains("alias") {
-            "write the value out; playbooks have vars instead of anchors and aliases. A text that begins with & or * needs quotes"
+            NO_ALIAS.to_owned()
         } else {
-            "check indentation, brackets and quotes from here upwards"
+            "check indentation, brackets and quotes from here upwards".to_owned()
         };
+        if let Some(Frame::List { at: open, .. } | Frame::Map { at: open, .. }) = self.stack.last() {
+            hint.push_str(&format!("; inside what begins on line {}", open.line));
+        }
         self.report.add(at, format!("not YAML: {}", info.to_lowercase()), hint);
     }
 }

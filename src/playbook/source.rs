@@ -7,6 +7,12 @@ use crate::types::is_forbidden;
 /// The greatest size of a playbook, of what it extends, and of a file it names, in bytes.
 pub const MAX_BYTES: usize = 1024 * 1024;
 
+/// Characters reported in one file; a binary file has many.
+const MAX_CHARACTERS: usize = 200;
+
+/// Characters of a line that are kept for the reader.
+const MAX_SHOWN: usize = 1000;
+
 /// A stretch of one line in one file; `line` 0 is the file as a whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct At {
@@ -56,14 +62,17 @@ impl Report {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
         self.sources.push(Source { name: name.to_owned(), lines: text.split('\n').map(str::to_owned).collect() });
         let mut clean = String::with_capacity(text.len());
-        let (mut line, mut column) = (1, 1);
+        let (mut line, mut column, mut bad) = (1, 1, 0);
         for c in text.chars() {
             let at = At { file, line, column, length: 1 };
             if c == '\n' {
                 (line, column) = (line + 1, 0);
                 clean.push(c);
             } else if let Some((what, hint)) = judge(c) {
-                self.add(at, what, hint);
+                bad += 1;
+                if bad <= MAX_CHARACTERS {
+                    self.add(at, what, hint);
+                }
                 clean.push(if c == '\t' { ' ' } else { '\u{fffd}' });
             } else {
                 clean.push(c);
@@ -96,14 +105,16 @@ impl Report {
     }
 
     fn locate(&self, spot: &Spot) -> Located {
-        let line = self.line(spot.at);
+        // A line may be a megabyte long; what lies beyond a few screens is not shown.
+        let line: String = self.line(spot.at).chars().take(MAX_SHOWN).collect();
+        let long = spot.at.column > MAX_SHOWN;
         let left = line.chars().count().saturating_sub(spot.at.column.saturating_sub(1));
         Located {
             file: self.sources.get(spot.at.file).map_or_else(String::new, |source| source.name.clone()),
             line: spot.at.line,
             column: spot.at.column,
             length: spot.at.length.min(left).max(1),
-            line_text: mask(line),
+            line_text: if long { String::new() } else { mask(&line) },
             what: spot.what.clone(),
             hint: spot.hint.clone(),
         }

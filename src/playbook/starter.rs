@@ -86,7 +86,9 @@ fn keys(keys: &[PublicKey], out: &mut String) {
         let comment = if plain && !key.comment().is_empty() { format!(" {}", key.comment()) } else { String::new() };
         let _ = writeln!(out, "      - key: \"{} {}{comment}\"", key.algorithm(), key.blob());
         if key.is_short_rsa() {
-            out.push_str("        # This RSA key is short; better: ssh-keygen -t ed25519\n        allow_short_rsa: true\n");
+            out.push_str(
+                "        # This RSA key is short; better: ssh-keygen -t ed25519\n        allow_short_rsa: true\n",
+            );
         }
     }
 }
@@ -102,7 +104,8 @@ fn openings(found: &Found, out: &mut String) {
     }
     out.push_str("  allow:                     # what listens now; delete the line of what nobody outside needs\n");
     for one in listening {
-        let program: String = one.program.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.+".contains(*c)).take(32).collect();
+        let program: String =
+            one.program.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.+".contains(*c)).take(32).collect();
         let remark = if program.is_empty() { "unknown program" } else { program.as_str() };
         let text = format!("    - {}/{}", one.port, one.proto.as_str());
         let _ = writeln!(out, "{text:<28} # {remark}");

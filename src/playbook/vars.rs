@@ -7,6 +7,9 @@ use super::node::{Data, Node, Scalar, shown};
 use super::scalar::{Reading, read};
 use super::source::{At, Report};
 
+/// Longest text with variables filled in.
+const MAX_TEXT: usize = 64 * 1024;
+
 /// The variables of a playbook and of what it extends.
 #[derive(Default)]
 pub(super) struct Vars(BTreeMap<String, Option<Scalar>>);
@@ -92,6 +95,10 @@ impl Vars {
                     let (what, hint) = self.missing(name);
                     report.add(narrow(at, &format!("{{{{{inner}}}}}"), report), what, hint);
                 }
+            }
+            if out.len() > MAX_TEXT {
+                report.add(at, format!("the text grows beyond {MAX_TEXT} bytes"), "write less");
+                return None;
             }
             rest = after;
             if !(before.is_empty() && after.is_empty() && out.len() == whole.map_or(0, |value| value.text.len())) {

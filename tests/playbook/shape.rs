@@ -76,6 +76,7 @@ pub struct WantedUser {
     exclusive_groups: bool,
     password: Option<Password>,
     home: Option<AbsPath>,
+    shell: Option<AbsPath>,
     comment: Option<PlainText>,
     uid: Option<u32>,
 }
@@ -89,6 +90,8 @@ pub enum KeyFrom {
         file: LoadedFile,
         #[serde(default)]
         from: Vec<Cidr>,
+        #[serde(default)]
+        allow_short_rsa: bool,
     },
     Key {
         key: PublicKey,
@@ -113,9 +116,14 @@ fn bad_keys(wanted: &WantedKeys) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (index, key) in wanted.authorized_keys.iter().enumerate() {
         match key {
-            KeyFrom::File { file, .. } => {
-                if let Err(invalid) = PublicKey::parse(file.text.trim_end()) {
-                    faults.push(Fault::new(format!("authorized_keys.{index}.file"), invalid.why, invalid.hint));
+            KeyFrom::File { file, allow_short_rsa, .. } => {
+                let path = format!("authorized_keys.{index}.file");
+                match PublicKey::parse(file.text.trim_end()) {
+                    Err(invalid) => faults.push(Fault::new(path, invalid.why, invalid.hint)),
+                    Ok(key) if key.is_short_rsa() && !allow_short_rsa => {
+                        faults.push(Fault::new(path, "short RSA key", "make a new key"));
+                    }
+                    Ok(_) => {}
                 }
             }
             KeyFrom::Key { key, allow_short_rsa, .. } => {
@@ -173,7 +181,11 @@ pub struct WantedSsh {
     /// 1 to 10
     #[schemars(range(min = 1, max = 10))]
     max_auth_tries: Option<u8>,
-    banner_mode: Option<keyward::types::Mode>,
+    x11_forwarding: Option<bool>,
+    pubkey_authentication: Option<bool>,
+    kbd_interactive_authentication: Option<bool>,
+    login_grace_time: Option<PlainText>,
+    file_mode: Option<keyward::types::Mode>,
 }
 resource!(Ssh, "sshd", Section::Map("ssh"), WantedSsh, |_d| vec![Claim::Service("sshd".into())]);
 
