@@ -30,6 +30,15 @@ impl<'l> Checker<'l> {
         Self { loader, spots: Vec::new(), files: BTreeMap::new(), partial: false }
     }
 
+    /// True when `node` alone has no fault.
+    pub fn is_sound(&self, node: &Node, schema: &Value) -> bool {
+        let mut alone = Self { loader: self.loader, spots: Vec::new(), files: self.files.clone(), partial: false };
+        !node.is_broken() && {
+            alone.check(node, schema);
+            alone.spots.is_empty()
+        }
+    }
+
     fn add(&mut self, at: At, what: impl Into<String>, hint: impl Into<String>) {
         self.spots.push(Spot { at, what: what.into(), hint: hint.into() });
     }

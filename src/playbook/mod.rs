@@ -66,17 +66,18 @@ pub fn load(name: &str, registry: &'static [Kind], loader: &dyn Loader) -> Resul
     let Family { mut report, texts, .. } = family;
     let Some(root) = joined else { return Err(report.finish()) };
     let schema = schema(registry);
+    let walked = without_core_lists(&schema);
     let mut checker = Checker::new(loader);
     checker.partial = report.partial;
-    let values = checker.check(&root, &without_core_lists(&schema));
+    let values = checker.check(&root, &walked);
     report.spots.append(&mut checker.spots);
-    if !report.spots.is_empty() {
-        return Err(report.finish());
-    }
+    let clean = report.spots.is_empty();
     let Value::Object(values) = values else { return Err(report.finish()) };
     let document = Document(values.into_iter().collect());
-    report.spots.extend(rules::judge(&document, &root, &schema));
-    let tasks = tasks(registry, &document, &root, &mut report);
+    report.spots.extend(rules::judge(&document, &root, &schema, clean));
+    // What is sound is judged by its resource even if something else is not, so that one run tells everything.
+    let sound = |node: &Node, schema: &Value| clean || checker.is_sound(node, schema);
+    let tasks = tasks(registry, &document, &root, &sound, &walked, &mut report);
     if !report.spots.is_empty() {
         return Err(report.finish());
     }
@@ -109,11 +110,22 @@ fn digest(sources: &[LoadedFile]) -> String {
 }
 
 /// Makes the tasks; faults of resources and double claims go to the report.
-fn tasks(registry: &'static [Kind], document: &Document, root: &Node, report: &mut Report) -> Vec<Box<dyn Task>> {
+fn tasks(
+    registry: &'static [Kind],
+    document: &Document,
+    root: &Node,
+    sound: &dyn Fn(&Node, &Value) -> bool,
+    schema: &Value,
+    report: &mut Report,
+) -> Vec<Box<dyn Task>> {
     let mut made: Vec<Box<dyn Task>> = Vec::new();
     let mut owners: BTreeMap<Claim, (At, &'static str)> = BTreeMap::new();
     for kind in registry {
+        let shape = shape(kind, schema);
         for (value, node) in wishes(kind, document, root) {
+            if !sound(node, shape) {
+                continue;
+            }
             match (kind.task)(value, document) {
                 Ok(None) => {}
                 Ok(Some(task)) => {
@@ -129,6 +141,15 @@ fn tasks(registry: &'static [Kind], document: &Document, root: &Node, report: &m
         }
     }
     made
+}
+
+/// The schema of one wish of a kind.
+fn shape<'s>(kind: &Kind, schema: &'s Value) -> &'s Value {
+    let path = match kind.section {
+        Section::Map(name) => format!("/properties/{name}"),
+        Section::Each(name) => format!("/properties/{name}/items"),
+    };
+    schema.pointer(&path).unwrap_or(&Value::Null)
 }
 
 /// The values of a kind's section with their places.

@@ -51,6 +51,16 @@ pub(super) struct Entry {
 }
 
 impl Node {
+    /// True when a fault below was reported already, so that the value is not what the user wrote.
+    pub fn is_broken(&self) -> bool {
+        match &self.data {
+            Data::Broken => true,
+            Data::Scalar(_) => false,
+            Data::List(items) => items.iter().any(Node::is_broken),
+            Data::Map(entries) => entries.iter().any(|entry| entry.value.is_broken()),
+        }
+    }
+
     /// The entries of a mapping.
     pub fn entries(&self) -> &[Entry] {
         match &self.data {

@@ -6,10 +6,14 @@ use super::node::Node;
 use super::source::Spot;
 use crate::resource::Document;
 
-/// The faults of a valid document; `root` gives the places.
-pub(super) fn judge(document: &Document, root: &Node, schema: &Value) -> Vec<Spot> {
+/// The faults of a document; `root` gives the places. Of one that is not `clean` only what cannot follow from its other
+/// faults.
+pub(super) fn judge(document: &Document, root: &Node, schema: &Value, clean: bool) -> Vec<Spot> {
     let mut spots = Vec::new();
     twins(root, &mut spots);
+    if !clean {
+        return spots;
+    }
     ways_in(document, root, &mut spots);
     passwords_off(document, root, schema, &mut spots);
     spots

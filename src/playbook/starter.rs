@@ -30,6 +30,8 @@ pub struct Listener {
     pub program: String,
 }
 
+const ADMIN: &str = "admin: true                # must log in by key and use sudo, proven before doors close";
+
 /// The text of a first playbook. It passes `lint`; without a key passwords stay on, since nobody could log in otherwise.
 pub fn starter(found: &Found) -> String {
     let mut out = String::new();
@@ -43,10 +45,11 @@ pub fn starter(found: &Found) -> String {
          # All fields: keyward explain\n\
          version: 1\n\n",
     );
+    let admin =
+        if found.keys.is_empty() { "# admin: true              # turn on when there is a key below" } else { ADMIN };
     let _ = write!(
         out,
-        "users:\n  - name: {user}\n    admin: true                # must be able to log in by key and to use sudo, proven before doors close\n    \
-         groups: [ sudo ]           # added to the groups it has\n    \
+        "users:\n  - name: {user}\n    {admin}\n    groups: [ sudo ]           # added to the groups it has\n    \
          password: locked           # nobody can log in with a password; sudo asks for none\n    \
          sudo: {{ nopasswd: true }}\n",
     );

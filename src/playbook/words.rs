@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::formats::sudoers::SudoCommand;
 use crate::resource::LoadedFile;
 use crate::types::{AbsPath, Cidr, GroupName, Invalid, Mode, PasswordHash, PlainText, PublicKey, UserName, Word};
 
@@ -23,7 +24,7 @@ fn parse<W: Word>(text: &str) -> Result<(), Invalid> {
     W::parse(text).map(drop)
 }
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 9] = [
     row::<UserName>("deploy"),
     row::<GroupName>("sudo"),
     row::<PlainText>("\"some text\""),
@@ -31,6 +32,7 @@ const ROWS: [Row; 8] = [
     row::<AbsPath>("/home/deploy"),
     row::<Mode>("\"0600\""),
     row::<PublicKey>("\"ssh-ed25519 AAAA... ops@laptop\""),
+    row::<SudoCommand>("/usr/bin/systemctl restart nginx"),
     row::<PasswordHash>("\"$y$...\", made with: mkpasswd --method=yescrypt"),
 ];
 

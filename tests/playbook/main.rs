@@ -1,17 +1,18 @@
 //! The playbook language: what is refused, with which place and fix, and what is made of a good playbook.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use keyward::error::Failure;
 use keyward::playbook::{self, Faults, Playbook};
 use keyward::resource::Loader;
+use keyward::resources::REGISTRY;
 
 mod cases;
-mod shape;
 
 use cases::Case;
-use shape::REGISTRY;
 
 /// Texts by name.
 struct Texts(BTreeMap<String, String>);
@@ -101,10 +102,20 @@ fn five_hundred_bad_playbooks_are_refused_with_place_and_fix() {
         println!("{name}: {}", group.len());
         assert!(group.len() >= least, "{name}: only {}", group.len());
         count += group.len();
-        for case in &group {
-            if let Some(why) = judge(case, &files, &mut slowest) {
-                wrong.push(format!("{name}: {}: {why}", case.class));
-            }
+        let part = |part: &[Case]| {
+            let mut slowest = Duration::ZERO;
+            let faulty = |case: &Case| Some(format!("{name}: {}: {}", case.class, judge(case, &files, &mut slowest)?));
+            let wrong: Vec<String> = part.iter().filter_map(faulty).collect();
+            (wrong, slowest)
+        };
+        let parts = std::thread::scope(|scope| {
+            let running: Vec<_> =
+                group.chunks(group.len().div_ceil(4)).map(|chunk| scope.spawn(|| part(chunk))).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        for (faulty, slow) in parts {
+            wrong.extend(faulty);
+            slowest = slow.max(slowest);
         }
     }
     println!("{count} bad playbooks, slowest {slowest:?}");
@@ -135,4 +146,206 @@ fn many_faults_are_counted_not_poured_out() {
     let shown = faults.to_string();
     assert_eq!(shown.matches("error: unknown key").count(), 50);
     assert!(shown.ends_with("and 30 more"), "{shown}");
+}
+
+#[test]
+fn what_is_sound_is_judged_by_its_resource_even_beside_other_faults() {
+    let text = "version: 1\nfrewall: {}\nssh: { max_auth_tries: 1000 }\n";
+    let lines: Vec<usize> = faults(text).items.iter().map(|item| item.line).collect();
+    assert_eq!(lines, [2, 3]);
+}
+
+#[test]
+fn crlf_and_a_byte_order_mark_change_nothing() {
+    let plain = load(&cases::full()).unwrap_or_else(|faults| panic!("{faults}"));
+    let windows = load(&format!("\u{feff}{}", cases::full().replace('\n', "\r\n"))).unwrap_or_else(|f| panic!("{f}"));
+    assert_eq!(plain.document, windows.document);
+    assert_ne!(plain.digest, windows.digest);
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused_by_number() {
+    let failure = playbook::decode("p.yml", b"version: 1\n# \xff\n".to_vec()).unwrap_err();
+    assert!(failure.what.contains("byte 13 (line 2)"), "{failure}");
+    assert!(playbook::decode("p.yml", vec![b' '; playbook::MAX_BYTES + 1]).is_err());
+    assert!(playbook::decode("p.yml", vec![b' '; playbook::MAX_BYTES]).is_ok());
+}
+
+#[test]
+fn variables_keep_their_type_and_go_into_texts() {
+    let text = "version: 1\nvars: { a: dep, port: 2222, no_x11: false, n: 5 }\nusers:\n  - { name: \"{{ a }}loy\", comment: \"{{n}} of {{ a }}\" }\nssh: { port: \"{{ port }}\", x11_forwarding: \"{{ no_x11 }}\" }\n";
+    let document = load(text).unwrap_or_else(|faults| panic!("{faults}")).document;
+    assert_eq!(document.section("users")[0]["name"], "deploy");
+    assert_eq!(document.section("users")[0]["comment"], "5 of dep");
+    assert_eq!(document.section("ssh")["port"], 2222);
+    assert_eq!(document.section("ssh")["x11_forwarding"], false);
+    let strange = faults("version: 1\nvars: { admin: deploy }\nusers: [ { name: \"x-{{ admn }}\" } ]\n");
+    assert_eq!((strange.items[0].column, strange.items[0].length), (21, 10), "{strange}");
+    assert!(strange.items[0].hint.contains("did you mean 'admin'?"));
+}
+
+#[test]
+fn parents_are_joined_and_their_faults_name_their_file() {
+    let mut files = cases::files();
+    let base = "version: 1\nvars: { port: 22, who: ann }\nusers:\n  - { name: \"{{ who }}\", shell: /bin/sh, groups: [ adm ] }\n  - { name: zoe }\nssh: { port: \"{{ port }}\", max_auth_tries: 5 }\nfirewall: { incoming: deny, allow: [ 80/tcp, 443/tcp ] }\n";
+    files.insert("base.yml".into(), base.into());
+    let text = "version: 1\nextends: [ base.yml ]\nvars: { port: 2222 }\nusers:\n  - { name: ann, groups: [ sudo ] }\n  - { name: bob }\nssh: { x11_forwarding: false }\nfirewall: { allow: [ 25/tcp ] }\n";
+    let playbook = load_with(text, &files).unwrap_or_else(|faults| panic!("{faults}"));
+    let document = &playbook.document;
+    let names: Vec<&str> =
+        document.section("users").as_array().unwrap().iter().map(|u| u["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["ann", "zoe", "bob"]);
+    assert_eq!(document.section("users")[0]["shell"], "/bin/sh");
+    assert_eq!(document.section("users")[0]["groups"], serde_json::json!(["sudo"]));
+    assert_eq!(
+        document.section("ssh"),
+        &serde_json::json!({ "port": 2222, "max_auth_tries": 5, "x11_forwarding": false })
+    );
+    assert_eq!(document.section("firewall")["allow"], serde_json::json!(["25/tcp"]));
+    assert_eq!(playbook.sources.len(), 2);
+    files.insert("base.yml".into(), base.replace("max_auth_tries: 5", "max_auth_tries: five"));
+    let faults = load_with(text, &files).err().unwrap();
+    assert_eq!((faults.items[0].file.as_str(), faults.items[0].line), ("base.yml", 6), "{faults}");
+}
+
+#[test]
+fn names_are_shown_as_the_user_typed_them() {
+    let files = BTreeMap::from([
+        ("p.yml".to_owned(), "version: 1\nextends: [ q.yml ]\n".to_owned()),
+        ("q.yml".to_owned(), "version: 1\nx: 1\n".to_owned()),
+    ]);
+    let faults = playbook::load("some/where/p.yml", REGISTRY, &Texts(files)).err().unwrap();
+    assert_eq!(faults.items[0].file, "some/where/q.yml");
+    let missing = playbook::load("some/where/p.yml", REGISTRY, &Texts(BTreeMap::new())).err().unwrap();
+    assert_eq!((missing.items[0].file.as_str(), missing.items[0].line), ("some/where/p.yml", 0));
+    assert!(missing.to_string().starts_with("some/where/p.yml: error: "), "{missing}");
+}
+
+#[test]
+fn no_fault_shows_a_secret() {
+    let hash = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7";
+    let texts = [
+        format!("version: 1\nusers:\n  - {{ name: deploy, passwrd: {{ hash: \"{hash}\" }} }}\n"),
+        format!("version: 1\nusers:\n  - {{ name: deploy, password: \"{hash}\" }}\n"),
+        format!("version: 1\nvars: {{ Pw: \"{hash}\" }}\n"),
+        "version: 1\nusers:\n  - { name: deploy, password: F5Jx5fExrKuPp53xLKQ }\n".to_owned(),
+        "version: 1\nusers:\n  - { name: deploy, password: { hash: F5Jx5fExrKuPp53xLKQ } }\n".to_owned(),
+    ];
+    for text in texts {
+        let faults = faults(&text);
+        let shown = format!("{faults}\n{}", serde_json::to_string(&faults).unwrap());
+        assert!(!shown.contains("F5Jx5f"), "{shown}");
+    }
+}
+
+/// The directory of the playbooks that come with keyward.
+struct Shipped;
+
+impl Loader for Shipped {
+    fn load(&self, name: &str) -> Result<String, Failure> {
+        if let Some(text) = playbook::builtin(name) {
+            return Ok(text.to_owned());
+        }
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("playbooks").join(name);
+        std::fs::read_to_string(path).map_err(|error| Failure::input(name, error.to_string()))
+    }
+}
+
+#[test]
+fn the_shipped_playbooks_are_good() {
+    let playbook = playbook::load("playbooks/first-login.yml", REGISTRY, &Shipped).unwrap_or_else(|f| panic!("{f}"));
+    assert_eq!(playbook.document.section("ssh")["port"], 2222);
+    let resources: Vec<&str> = playbook.tasks.iter().map(|task| task.resource()).collect();
+    assert_eq!(resources, ["user", "root", "authorized_keys", "sudo", "firewall", "sshd"]);
+    let text = "version: 1\nextends: [ builtin:baseline ]\nusers:\n  - { name: ann, admin: true, sudo: { nopasswd: true }, authorized_keys: [ { file: good.pub } ] }\n";
+    let extended = load(text).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(extended.document.section("ssh")["password_authentication"], false);
+}
+
+#[test]
+fn a_started_playbook_passes_lint() {
+    use keyward::playbook::{Found, Listener, starter};
+    use keyward::types::{Port, Proto, PublicKey, UserName, Word};
+    let files = cases::files();
+    let key = |name: &str| PublicKey::parse(files[name].trim_end()).unwrap();
+    let odd = PublicKey::parse(&format!(
+        "{} \"{{{{ x }}}}: # ' \\\\",
+        files["good.pub"].trim_end().rsplit_once(' ').unwrap().0
+    ))
+    .unwrap();
+    let port = |number| Port::new(number).unwrap();
+    let listener = |number, program: &str| Listener { port: port(number), proto: Proto::Tcp, program: program.into() };
+    for keys in [vec![], vec![key("good.pub")], vec![key("rsa2048.pub"), odd, key("ecdsa521.pub")]] {
+        for wanted in [22, 2222] {
+            for listening in [
+                vec![],
+                vec![listener(443, "nginx"), listener(22, "sshd"), listener(443, "nginx"), listener(9, "a\n- b: {")],
+            ] {
+                let keyless = keys.is_empty();
+                let found = Found {
+                    user: UserName::parse("deploy").unwrap(),
+                    keys: keys.clone(),
+                    ssh_port: port(22),
+                    wanted_port: port(wanted),
+                    listening,
+                };
+                let text = starter(&found);
+                let playbook = load(&text).unwrap_or_else(|faults| panic!("{text}\n{faults}"));
+                let document = playbook.document;
+                assert_eq!(document.section("ssh")["port"], wanted);
+                assert_eq!(document.section("users")[0].get("admin").is_none(), keyless);
+                assert_eq!(document.section("ssh").get("password_authentication").is_none(), keyless);
+                assert_eq!(
+                    document.section("firewall")["allow"].as_array().unwrap().len(),
+                    if found.listening.is_empty() { 0 } else { 2 }
+                );
+                assert!(text.lines().all(|line| line.len() <= 110 || line.contains("- key:")), "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_reference_tells_every_field_and_fits_a_terminal() {
+    let all = playbook::explain(REGISTRY, None).unwrap();
+    let schema = playbook::schema(REGISTRY);
+    for (section, entry) in schema["properties"].as_object().unwrap() {
+        assert!(all.contains(&format!("\n  {section}\n")), "{section} in\n{all}");
+        let text = playbook::explain(REGISTRY, Some(section)).unwrap();
+        let fields = entry.get("items").unwrap_or(entry)["properties"].as_object().cloned().unwrap_or_default();
+        for (field, shape) in fields {
+            assert!(text.contains(&format!("\n  {field}: ")), "{section}.{field} in\n{text}");
+            assert!(shape["description"].is_string(), "{section}.{field} has no description");
+        }
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+    for kind in REGISTRY {
+        let text = playbook::explain(REGISTRY, Some(kind.name)).unwrap();
+        assert!(text.contains(kind.summary.split(' ').next().unwrap()), "{text}");
+    }
+    let failure = playbook::explain(REGISTRY, Some("shhd")).unwrap_err();
+    assert_eq!(failure.hint, "keyward explain sshd");
+}
+
+#[test]
+fn the_resources_agree_on_what_they_share() {
+    assert_eq!(playbook::conflicts(REGISTRY), Vec::<String>::new());
+    let schema = playbook::schema(REGISTRY);
+    assert_eq!(schema["additionalProperties"], false);
+    assert_eq!(schema["properties"]["users"]["items"]["additionalProperties"], false);
+    let text = schema.to_string();
+    assert!(!text.contains("\"null\""), "a playbook has no null");
+}
+
+mod shape;
+
+#[test]
+fn two_owners_of_one_thing_are_told_of_each_other() {
+    let text = "version: 1\nfirst: { path: /etc/x }\nsecond: { path: /etc/x }\n";
+    let files = BTreeMap::from([("p.yml".to_owned(), text.to_owned())]);
+    let faults = playbook::load("p.yml", shape::TWO, &Texts(files)).err().unwrap();
+    assert_eq!(faults.items.len(), 1);
+    assert_eq!(faults.items[0].line, 3);
+    assert!(faults.items[0].what.contains("belongs to first already, at p.yml:2:8"), "{faults}");
+    assert_eq!(playbook::conflicts(shape::QUARREL).len(), 1);
 }

@@ -1,0 +1,370 @@
+//! A fuzzer that runs on the stable compiler: each target gets mutations of its corpus for a short time.
+//!
+//! `KEYWARD_FUZZ_SECONDS=60 cargo test --test fuzz` runs each target for a minute; `KEYWARD_FUZZ_SEED` repeats a run. A
+//! failing input is printed as a Rust byte string.
+//!
+//! To add a format: a row in [`TARGETS`] with its corpus and the function that judges one input. It must hold for every
+//! input: no panic, and what the format promises (`parse` then `render` gives the same bytes; reading again what was
+//! written gives the same).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use keyward::error::Failure;
+use keyward::formats::{accounts, authorized_keys, netfilter, sshd_config, sshd_effective, sudoers, ufw};
+use keyward::resource::Loader;
+use keyward::resources::REGISTRY;
+use keyward::types::{AbsPath, Cidr, Mode, PasswordHash, PlainText, PublicKey, UserName, Word};
+use keyward::{facts, playbook};
+
+/// What a target is called, what it starts from, how it judges one input.
+struct Target {
+    name: &'static str,
+    corpus: &'static [&'static str],
+    judge: fn(&[u8]),
+}
+
+const TARGETS: &[Target] = &[
+    Target {
+        name: "playbook",
+        corpus: &[
+            include_str!("cases/playbook/full.yml"),
+            include_str!("cases/playbook/bad.txt"),
+            include_str!("../playbooks/first-login.yml"),
+            include_str!("../playbooks/baseline.yml"),
+        ],
+        judge: playbook_target,
+    },
+    Target { name: "sshd_config", corpus: SSHD, judge: sshd_target },
+    Target {
+        name: "sshd -T",
+        corpus: &["port 22\nlistenaddress 0.0.0.0:22\nlistenaddress [::]:22\nusepam yes\n"],
+        judge: effective_target,
+    },
+    Target { name: "authorized_keys", corpus: KEYS, judge: keys_target },
+    Target { name: "accounts", corpus: ACCOUNTS, judge: accounts_target },
+    Target { name: "sudoers", corpus: SUDOERS, judge: sudoers_target },
+    Target { name: "ufw rules", corpus: UFW, judge: ufw_target },
+    Target { name: "ufw settings", corpus: SETTINGS, judge: settings_target },
+    Target { name: "netfilter", corpus: UFW, judge: netfilter_target },
+    Target { name: "words", corpus: WORDS, judge: words_target },
+];
+
+const SSHD: &[&str] = &[
+    "Include /etc/ssh/sshd_config.d/*.conf\n# x\nPort 22\nPermitRootLogin=no\n\tpasswordauthentication \"no\"\nMatch User a,b Address 10.0.0.0/8\n  X11Forwarding yes\nMatch all\n",
+    "port 22\r\nListenAddress [::1]:2222\r\nSubsystem sftp /usr/lib/openssh/sftp-server\r\nAcceptEnv LANG LC_*",
+    "AuthorizedKeysFile .ssh/authorized_keys .ssh/authorized_keys2\n   Banner none # x\n\"Port\" 22\n",
+];
+const KEYS: &[&str] = &[
+    "# x\nssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJsw2mOqLOL5jOX4/ZnkapE4+Pd0X4kGPXhbC5YZtRrI ops@laptop\n",
+    "command=\"echo \\\"x\\\"\",from=\"10.0.0.0/8,!10.1.0.0/16\",restrict,pty ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJsw2mOqLOL5jOX4/ZnkapE4+Pd0X4kGPXhbC5YZtRrI x",
+    "cert-authority,principals=\"a,b\" ssh-rsa AAAA\r\n\n@revoked x\n\u{feff}ssh-dss AAAA\n",
+];
+const ACCOUNTS: &[&str] = &[
+    "root:x:0:0:root:/root:/bin/bash\ndeploy:x:1000:1000:Deploy,,,:/home/deploy:/bin/sh\n+::::::\n# x\n\nbroken\n",
+    "root:*:19000:0:99999:7:::\ndeploy:$6$salt$hash:19000:0:99999:7:::\nx:!:::::::",
+    "sudo:x:27:deploy,ops\nroot:x:0:\nx:x:y:z\n",
+];
+const SUDOERS: &[&str] = &[
+    "Defaults env_reset\nDefaults:deploy targetpw, !authenticate\nroot ALL=(ALL:ALL) ALL\n%sudo ALL=(ALL:ALL) NOPASSWD: ALL\n@includedir /etc/sudoers.d\n",
+    "User_Alias OPS = a, b, !c\nCmnd_Alias X = /bin/ls, /bin/cat /a\\,b\nOPS ALL=(root) \\\n  NOPASSWD: X\n#include /etc/x\n#1000 ALL=ALL\n",
+];
+const UFW: &[&str] = &[
+    "*filter\n:ufw-user-input - [0:0]\n### RULES ###\n\n### tuple ### allow tcp 22 0.0.0.0/0 any 0.0.0.0/0 in comment=6462\n-A ufw-user-input -p tcp --dport 22 -j ACCEPT\n\n### END RULES ###\nCOMMIT\n",
+    "*filter\n:INPUT DROP [0:0]\n:ufw6-user-input - [0:0]\n-A INPUT -j ufw6-user-input\n-A INPUT -p tcp -m multiport --dports 80,443 -j ACCEPT\n-I INPUT 1 -j DROP\nCOMMIT\n*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n",
+];
+const SETTINGS: &[&str] = &[
+    "# x\nENABLED=no\nLOGLEVEL=low\nIPV6=\"yes\" # x\nDEFAULT_INPUT_POLICY='DROP'\n",
+    "[Nginx Full]\ntitle=Web\ndescription=x\nports=80,443/tcp|53\n\n[b]\nports=x\n",
+];
+const WORDS: &[&str] = &[
+    "deploy",
+    "/home/deploy",
+    "0600",
+    "10.0.0.0/8",
+    "2001:db8::/32",
+    "/usr/bin/systemctl restart nginx",
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJsw2mOqLOL5jOX4/ZnkapE4+Pd0X4kGPXhbC5YZtRrI ops@laptop",
+    "$6$salt$aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "OpenSSH_9.2p1 Debian-2+deb12u10, OpenSSL 3.0.19",
+];
+
+struct NoFiles;
+
+impl Loader for NoFiles {
+    fn load(&self, name: &str) -> Result<String, Failure> {
+        match playbook::builtin(name) {
+            Some(text) => Ok(text.to_owned()),
+            None => FILES.with_borrow(|text| {
+                if name == "p.yml" { Ok(text.clone()) } else { Err(Failure::input(name, "none").hint("none")) }
+            }),
+        }
+    }
+}
+
+thread_local! {
+    static FILES: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
+}
+
+/// Refused with places, fixes and nothing that a terminal obeys; or good, and good again when read twice.
+fn playbook_target(input: &[u8]) {
+    let Ok(text) = playbook::decode("p.yml", input.to_vec()) else { return };
+    FILES.set(text);
+    match playbook::load("p.yml", REGISTRY, &NoFiles) {
+        Ok(first) => {
+            let second = playbook::load("p.yml", REGISTRY, &NoFiles).ok().expect("good the second time");
+            assert_eq!((first.digest, first.document), (second.digest, second.document));
+        }
+        Err(faults) => {
+            assert!(!faults.items.is_empty());
+            assert!(faults.items.iter().all(|item| !item.hint.is_empty() && !item.what.is_empty()), "{faults}");
+            assert!(!faults.to_string().chars().any(|c| c != '\n' && keyward::types::is_forbidden(c)), "{faults:?}");
+        }
+    }
+}
+
+fn sshd_target(input: &[u8]) {
+    let config = sshd_config::ConfigText::parse(input);
+    assert_eq!(config.render(), input);
+    let lines = config.lines().len();
+    assert!(config.directives().all(|(line, _)| (1..=lines).contains(&line)));
+    let mut edited = config.clone();
+    if let Some((line, _)) = config.directives().next() {
+        edited.comment_out(line);
+        let count = edited.directives().count();
+        assert_eq!(count + 1, config.directives().count());
+        assert_eq!(sshd_config::ConfigText::parse(&edited.render()).directives().count(), count);
+    }
+}
+
+fn effective_target(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let first = sshd_effective::Effective::parse(&text);
+    let again = sshd_effective::Effective::parse(&first.text());
+    assert_eq!(again.text(), first.text());
+}
+
+fn keys_target(input: &[u8]) {
+    let file = authorized_keys::KeyFile::parse(input);
+    assert_eq!(file.render(), input);
+    let count = file.meanings().count();
+    assert_eq!(authorized_keys::KeyFile::parse(&file.render()).meanings().count(), count);
+}
+
+fn accounts_target(input: &[u8]) {
+    let records = accounts::Records::parse(input);
+    assert_eq!(records.render(), input);
+    for key in records.keys().take(20) {
+        let _ = records.shadow_entry(&key).is_some();
+    }
+}
+
+fn sudoers_target(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let lines = sudoers::parse(&text);
+    let most = text.split('\n').count();
+    assert!(lines.iter().all(|line| (1..=most).contains(&line.number)));
+}
+
+fn ufw_target(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let Ok(rules) = ufw::UserRules::parse(&text) else { return };
+    let policies = ufw::Policies { input: ufw::Policy::Drop, output: ufw::Policy::Accept, forward: ufw::Policy::Drop };
+    for family in [ufw::Family::V4, ufw::Family::V6] {
+        for level in [ufw::LogLevel::Off, ufw::LogLevel::Low] {
+            let written = rules.render(family, level, policies);
+            let again = ufw::UserRules::parse(&written).unwrap_or_else(|why| panic!("{why:?} in\n{written}"));
+            assert_eq!(again, rules);
+        }
+    }
+}
+
+fn settings_target(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let _ = ufw::profiles(&text);
+    for key in ["ENABLED", "IPV6"] {
+        let set = ufw::with_setting(&text, key, "yes");
+        assert_eq!(ufw::setting(&set, key).as_deref(), Some("yes"));
+        assert_eq!(ufw::with_setting(&set, key, "yes"), set);
+    }
+}
+
+fn netfilter_target(input: &[u8]) {
+    let _ = netfilter::Ruleset::parse(&String::from_utf8_lossy(input));
+}
+
+fn word<W: Word>(text: &str) {
+    if let Ok(word) = W::parse(text) {
+        let canonical = word.text();
+        let again = W::parse(&canonical).unwrap_or_else(|why| panic!("{canonical:?}: {why}"));
+        assert_eq!(again.text(), canonical);
+        assert!(!canonical.chars().any(keyward::types::is_forbidden), "{canonical:?}");
+    }
+}
+
+fn words_target(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    word::<UserName>(&text);
+    word::<PlainText>(&text);
+    word::<AbsPath>(&text);
+    word::<Mode>(&text);
+    word::<Cidr>(&text);
+    word::<PublicKey>(&text);
+    word::<sudoers::SudoCommand>(&text);
+    let _ = PasswordHash::parse(&text).map(|hash| assert_eq!(hash.reveal(), text.as_ref()));
+    let _ = facts::parse_ssh_version(&text);
+}
+
+/// xorshift64*: small, seeded, good enough to choose mutations.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, most: usize) -> usize {
+        usize::try_from(self.next() >> 1).unwrap_or(0) % most.max(1)
+    }
+}
+
+/// Pieces on which parsers stumble.
+const PIECES: &[&[u8]] = &[
+    b"\n",
+    b"\r\n",
+    b"\r",
+    b"\0",
+    b"\t",
+    b" ",
+    b"\\",
+    b"\"",
+    b"'",
+    b"#",
+    b":",
+    b": ",
+    b"- ",
+    b"{{",
+    b"}}",
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b"&a",
+    b"*a",
+    b"!",
+    b"!!str ",
+    b"<<: ",
+    b"---\n",
+    b"...\n",
+    b"|",
+    b">",
+    b"%",
+    b"? ",
+    b"~",
+    b"null",
+    b"no",
+    b"0600",
+    b"1e3",
+    b"22:22",
+    b"99999999999999999999",
+    b"-1",
+    b"\xff",
+    b"\xc3",
+    b"\xef\xbb\xbf",
+    b"\xe2\x80\xae",
+    b"\x1b[2J",
+    b"\x7f",
+    b",",
+    b"=",
+    b"/",
+    b"..",
+    b"@include /x\n",
+    b"Match all\n",
+    b"ALL",
+    b"$",
+    b"\\\n",
+    b"\xc2\x85",
+    b"\xe2\x80\xa8",
+];
+
+fn mutate(dice: &mut Dice, corpus: &[&str]) -> Vec<u8> {
+    let mut bytes = corpus[dice.below(corpus.len())].as_bytes().to_vec();
+    for _ in 0..=dice.below(6) {
+        let (from, to) = (dice.below(bytes.len() + 1), dice.below(bytes.len() + 1));
+        let (from, to) = (from.min(to), from.max(to));
+        match dice.below(8) {
+            0 => drop(bytes.drain(from..to.min(from + 40))),
+            1 => bytes.truncate(from),
+            2 if from < bytes.len() => bytes[from] = dice.next().to_le_bytes()[0],
+            3 if from < bytes.len() => bytes[from] ^= 1 << dice.below(8),
+            4 => {
+                let copy = bytes[from..to.min(from + 200)].to_vec();
+                let at = dice.below(bytes.len() + 1);
+                bytes.splice(at..at, copy);
+            }
+            5 => {
+                let other = corpus[dice.below(corpus.len())].as_bytes();
+                let start = dice.below(other.len() + 1);
+                let end = (start + dice.below(200)).min(other.len());
+                bytes.splice(from..from, other[start..end].iter().copied());
+            }
+            6 => {
+                let piece = PIECES[dice.below(PIECES.len())];
+                let many = if dice.below(50) == 0 { 1 + dice.below(300) } else { 1 };
+                bytes.splice(from..from, piece.repeat(many));
+            }
+            _ => {
+                let piece = PIECES[dice.below(PIECES.len())];
+                bytes.splice(from..from, piece.iter().copied());
+            }
+        }
+    }
+    bytes
+}
+
+#[test]
+fn no_input_breaks_a_parser() {
+    let time = std::env::var("KEYWARD_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    let time = time.map_or(Duration::from_millis(300), Duration::from_secs);
+    let seed =
+        std::env::var("KEYWARD_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x6b65_7977_6172_64);
+    let mut broken = Vec::new();
+    std::panic::set_hook(Box::new(|_| {}));
+    for target in TARGETS {
+        let mut dice = Dice(seed);
+        let (begun, mut count) = (Instant::now(), 0);
+        for text in target.corpus {
+            try_one(target, text.as_bytes(), &mut broken);
+        }
+        while begun.elapsed() < time {
+            try_one(target, &mutate(&mut dice, target.corpus), &mut broken);
+            count += 1;
+        }
+        println!("{}: {count} inputs", target.name);
+        assert!(count > 0, "{} did not run", target.name);
+    }
+    drop(std::panic::take_hook());
+    assert!(broken.is_empty(), "seed {seed}: {} inputs\n{}", broken.len(), broken.join("\n"));
+}
+
+fn try_one(target: &Target, input: &[u8], broken: &mut Vec<String>) {
+    let of_target = |text: &&String| text.starts_with(&format!("{}: ", target.name));
+    if broken.iter().filter(of_target).count() >= 3 {
+        return;
+    }
+    let begun = Instant::now();
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (target.judge)(input))) {
+        let text =
+            panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        let text: String = text.unwrap_or_default().chars().take(400).collect();
+        let input: String = input.escape_ascii().to_string().chars().take(1500).collect();
+        broken.push(format!("{}: {text}\n  b\"{input}\"", target.name));
+    } else if begun.elapsed() > Duration::from_secs(5) {
+        broken.push(format!("{}: took {:?} for {} bytes", target.name, begun.elapsed(), input.len()));
+    }
+}
