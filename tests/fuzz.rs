@@ -114,7 +114,7 @@ fn playbook_target(input: &[u8]) {
     FILES.set(text);
     match playbook::load("p.yml", REGISTRY, &NoFiles) {
         Ok(first) => {
-            let second = playbook::load("p.yml", REGISTRY, &NoFiles).ok().expect("good the second time");
+            let second = playbook::load("p.yml", REGISTRY, &NoFiles).unwrap_or_else(|faults| panic!("{faults}"));
             assert_eq!((first.digest, first.document), (second.digest, second.document));
         }
         Err(faults) => {
@@ -332,7 +332,7 @@ fn no_input_breaks_a_parser() {
     let time = std::env::var("KEYWARD_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     let time = time.map_or(Duration::from_millis(300), Duration::from_secs);
     let seed =
-        std::env::var("KEYWARD_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x6b65_7977_6172_64);
+        std::env::var("KEYWARD_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x006b_6579_7761_7264);
     let mut broken = Vec::new();
     std::panic::set_hook(Box::new(|_| {}));
     for target in TARGETS {

@@ -185,9 +185,10 @@ fn read_events(report: &mut Report, file: usize, text: &str) -> (Option<Node>, O
                 }
             }
             Ok((event, span)) => {
+                // Beyond the limits nothing is looked at: that is what they are for.
                 if !builder.take(event, span) {
-                    builder.close();
-                    break;
+                    builder.report.partial = true;
+                    return (None, None);
                 }
             }
             Err(error) => {
