@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-use super::check::describe;
 use super::nearest::nearest;
 use super::schema::schema;
+use super::wording::describe;
 use crate::error::{Failure, Result};
 use crate::resource::{Kind, Section};
 

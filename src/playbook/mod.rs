@@ -16,6 +16,7 @@ mod schema;
 mod source;
 mod starter;
 mod vars;
+mod wording;
 mod words;
 
 use std::collections::BTreeMap;
