@@ -34,6 +34,7 @@ const ROWS: [Row; 9] = [
     row::<PublicKey>("\"ssh-ed25519 AAAA... ops@laptop\""),
     row::<SudoCommand>("/usr/bin/systemctl restart nginx"),
     row::<PasswordHash>("\"$y$...\", made with: mkpasswd --method=yescrypt"),
+    row::<SudoCommand>("/usr/bin/systemctl restart nginx"),
 ];
 
 /// Judges `text` by the rule of `format`; `None` when the format has no rule here.
