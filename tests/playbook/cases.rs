@@ -380,7 +380,7 @@ pub fn bombs() -> Vec<Case> {
         ("one long line", format!("version: 1\nx: {}\n", "y".repeat(1_000_000)), "unknown key"),
         (
             "many unknown keys",
-            (0..50_000).fold("version: 1\n".to_owned(), |t, n| format!("{t}k{n}: x\n")),
+            (0..49_000).fold("version: 1\n".to_owned(), |t, n| format!("{t}k{n}: x\n")),
             "unknown key",
         ),
         ("many questions", format!("version: 1\n{}\n", "? ".repeat(300_000)), ""),
