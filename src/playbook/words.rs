@@ -24,7 +24,7 @@ fn parse<W: Word>(text: &str) -> Result<(), Invalid> {
     W::parse(text).map(drop)
 }
 
-const ROWS: [Row; 9] = [
+const ROWS: &[Row] = &[
     row::<UserName>("deploy"),
     row::<GroupName>("sudo"),
     row::<PlainText>("\"some text\""),
@@ -34,7 +34,6 @@ const ROWS: [Row; 9] = [
     row::<PublicKey>("\"ssh-ed25519 AAAA... ops@laptop\""),
     row::<SudoCommand>("/usr/bin/systemctl restart nginx"),
     row::<PasswordHash>("\"$y$...\", made with: mkpasswd --method=yescrypt"),
-    row::<SudoCommand>("/usr/bin/systemctl restart nginx"),
 ];
 
 /// Judges `text` by the rule of `format`; `None` when the format has no rule here.

@@ -312,6 +312,7 @@ fn the_reference_tells_every_field_and_fits_a_terminal() {
     for (section, entry) in schema["properties"].as_object().unwrap() {
         assert!(all.contains(&format!("\n  {section}\n")), "{section} in\n{all}");
         let text = playbook::explain(REGISTRY, Some(section)).unwrap();
+        println!("{text}");
         let fields = entry.get("items").unwrap_or(entry)["properties"].as_object().cloned().unwrap_or_default();
         for (field, shape) in fields {
             assert!(text.contains(&format!("\n  {field}: ")), "{section}.{field} in\n{text}");
