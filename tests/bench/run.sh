@@ -1,0 +1,117 @@
+#!/bin/sh
+# The reference job, keyward against an expert's shell script (expert.sh), on fresh machines with systemd.
+#
+#   sh tests/bench/run.sh [SUITE] [ROUNDS]       default: bookworm 5
+#
+# Each round starts two containers made from one lab tree: in one the script runs, in the other keyward, in turn first
+# and last. Times are taken inside, around the one command, in milliseconds; the table gives medians and their ratio.
+# Only ratios within one run mean anything: the figures themselves are those of the machine and of what else it does.
+# "proof" is the part of the first apply spent in real logins and connections; the script proves nothing.
+# Needs root, docker and tests/lab. KEYWARD_BIN names the program; without it a release build is made.
+set -eu
+cd "$(dirname "$0")/../.."
+suite=${1:-bookworm}
+rounds=${2:-5}
+here=tests/bench
+out=$(mktemp -d)
+accept=--i-accept-that-this-host-may-lock-me-out
+name=keyward-test-bench-$$
+trap 'docker rm -f -v "$name-script" "$name-keyward" >/dev/null 2>&1; rm -rf "$out"' EXIT INT TERM
+
+if [ -z "${KEYWARD_BIN:-}" ]; then
+    cargo build --release --locked
+    KEYWARD_BIN=$(ls target/*/release/keyward | head -n 1)
+fi
+tree=$(sh tests/lab/suite.sh "$suite")
+image=keyward-lab-$suite
+docker image inspect "$image" >/dev/null 2>&1 || tar -C "$tree" -c . | docker import - "$image" >/dev/null
+ssh-keygen -q -t ed25519 -N '' -C ops@laptop -f "$out/key"
+
+machine() { # NAME
+    docker run -d --name "$1" --cap-add SYS_ADMIN --cap-add NET_ADMIN --cap-add NET_RAW \
+        --security-opt seccomp=unconfined --security-opt apparmor=unconfined --tmpfs /run --tmpfs /run/lock \
+        -v /sys/fs/cgroup:/sys/fs/cgroup:rw "$image" /sbin/init >/dev/null
+    docker exec "$1" sh -c 'until [ -S /run/dbus/system_bus_socket ]; do sleep 0.1; done
+        systemctl is-system-running --wait >/dev/null; mkdir -m 755 /root/play; ufw --version >/dev/null'
+    put "$1" "$out/key.pub" /root/play/deploy.pub
+    put "$1" $here/first.yml /root/play/first.yml
+    put "$1" $here/expert.sh /root/play/expert.sh
+}
+
+put() { # NAME FILE PATH
+    docker exec -i "$1" sh -c "cat >$3; chmod ${4:-644} $3" <"$2"
+}
+
+# Runs a command in a machine; its time goes to the file of that name, its output to the log.
+timed() { # MACHINE FIGURE EXPECTED COMMAND
+    docker exec "$1" sh -c "start=\$(date +%s%N); $4 >/run/out 2>&1; code=\$?; end=\$(date +%s%N)
+        echo \$(( (end - start) / 10000 )) \$code" >"$out/last"
+    read -r hundredths code <"$out/last"
+    case " $3 " in
+    *" $code "*) awk "BEGIN { print $hundredths / 100 }" >>"$out/$2" ;;
+    *) echo "run.sh: $2 ended with $code:" >&2; docker exec "$1" cat /run/out >&2; exit 1 ;;
+    esac
+}
+
+script() {
+    machine "$name-script"
+    timed "$name-script" script-first 0 'sh /root/play/expert.sh'
+    timed "$name-script" script-second 0 'sh /root/play/expert.sh'
+    docker rm -f -v "$name-script" >/dev/null
+}
+
+keyward() {
+    machine "$name-keyward"
+    put "$name-keyward" "$KEYWARD_BIN" /usr/local/bin/keyward 755
+    timed "$name-keyward" keyward-version 0 'keyward --version'
+    timed "$name-keyward" keyward-plan 2 'keyward plan /root/play/first.yml'
+    # 9: over loopback the firewall's openings cannot be shown.
+    timed "$name-keyward" keyward-first '0 9' "keyward --format json apply --yes $accept /root/play/first.yml"
+    # Logins of one moment run side by side, so the longest counts; `decided` parts the two moments.
+    docker exec "$name-keyward" cat /run/out | awk '
+        /"event":"decided"/ { sum += most; most = 0 }
+        /"event":"proof"/ { if (match($0, /"millis":[0-9]+/)) { m = substr($0, RSTART + 9, RLENGTH - 9) + 0
+            if (m > most) most = m } }
+        END { print sum + most }' >>"$out/proof"
+    timed "$name-keyward" keyward-second 0 "keyward apply --yes $accept /root/play/first.yml"
+    timed "$name-keyward" keyward-plan-second 0 'keyward plan /root/play/first.yml'
+    timed "$name-keyward" keyward-rollback 0 "keyward rollback --yes $accept"
+    docker rm -f -v "$name-keyward" >/dev/null
+}
+
+round=1
+while [ "$round" -le "$rounds" ]; do
+    if [ $((round % 2)) = 1 ]; then script; keyward; else keyward; script; fi
+    cp $here/first.yml "$out/first.yml"; cp "$out/key.pub" "$out/deploy.pub"; chmod 755 "$out"; chmod 644 "$out/first.yml"
+    start=$(date +%s%N)
+    "$KEYWARD_BIN" rehearse --root "$tree" "$out/first.yml" >"$out/rehearsal" 2>&1 && code=0 || code=$?
+    end=$(date +%s%N)
+    if [ "$code" = 0 ] || [ "$code" = 9 ]; then
+        echo $(((end - start) / 1000000)) >>"$out/rehearse"
+    else
+        echo "run.sh: the rehearsal ended with $code:" >&2; cat "$out/rehearsal" >&2; exit 1
+    fi
+    echo "round $round of $rounds" >&2
+    round=$((round + 1))
+done
+
+median() { # FIGURE
+    sort -n "$out/$1" | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
+}
+
+row() { # TEXT KEYWARD SCRIPT GOAL
+    awk -v text="$1" -v a="$2" -v b="$3" -v goal="$4" 'BEGIN {
+        printf "%-44s %9.1f %9.1f %7.2fx  %s\n", text, a, b, a / b, goal }'
+}
+
+first=$(median keyward-first); proof=$(median proof); slow=$(median script-first); again=$(median script-second)
+echo "suite $suite, $rounds rounds, medians in ms; $(wc -c <"$KEYWARD_BIN") bytes, load $(cut -d' ' -f1 /proc/loadavg)"
+printf '%-44s %9s %9s %8s  %s\n' '' keyward script ratio goal
+row 'first apply, without proof' "$(awk "BEGIN { print $first - $proof }")" "$slow" '0.80x'
+row 'first apply, with proof' "$first" "$slow" '-'
+row 'plan of a blank host' "$(median keyward-plan)" "$slow" '-'
+row 'second apply' "$(median keyward-second)" "$again" '0.15x, 30 ms'
+row 'plan of a converged host' "$(median keyward-plan-second)" "$again" '0.15x, 30 ms'
+row 'rollback' "$(median keyward-rollback)" "$slow" '-'
+row 'rehearse (against apply with proof)' "$(median rehearse)" "$first" '2.00x'
+printf '%-44s %9.1f\n' 'proof by logins' "$proof" 'start (--version)' "$(median keyward-version)"
