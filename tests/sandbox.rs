@@ -313,6 +313,13 @@ fn what_cannot_be_copied_is_named() {
     let open = |path: &str| Sandbox::open(&options(Path::new(path))).err().map(|failure| failure.to_string());
     assert!(open("/var/empty-no").unwrap().contains("no host to copy"));
     assert!(open("/var/lib").unwrap().contains("there is no etc in it"));
+    // As in a container without rights.
+    let mut command = Command::new("/usr/bin/setpriv");
+    command.args(["--bounding-set=-sys_admin", KEYWARD, "rehearse", "--root", "/"]);
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/playbooks/first-login.yml"));
+    let done = finish(command, b"");
+    assert_eq!(done.code, 5, "{}", done.stderr);
+    assert!(done.stderr.contains("no namespaces can be made") && done.stderr.contains("--cap-add SYS_ADMIN"));
 }
 
 /// Takes the lids off the copy's /proc: the kernel gives a nested copy a /proc only where the present one is whole.

@@ -166,7 +166,8 @@ pub fn choose(mounts: &[Mount], root: &Path, leave_out: &[PathBuf]) -> Result<Ve
         }
         let kind = mount.kind.as_str();
         let way = match () {
-            () if LOCAL.contains(&kind) => Way::Overlay,
+            // Of an engine's file systems only the root is left by now: this host is itself a container.
+            () if LOCAL.contains(&kind) || ENGINES.contains(&kind) => Way::Overlay,
             () if BOUND.contains(&kind) => Way::Bind,
             () if WINDOWS.contains(&kind) && !place.as_os_str().is_empty() => continue,
             () => {

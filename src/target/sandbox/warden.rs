@@ -68,9 +68,15 @@ fn build(orders: &mut BufReader<Stdin>) -> Result<Option<Warden>> {
     // What the resolver file says has to be read while the machine's /run is in sight.
     let resolver = std::fs::read_to_string("/etc/resolv.conf").ok();
     let ssh_runs = build.root == Path::new("/") && sshd_runs();
-    unshare(spaces).map_err(os("no namespaces of its own"))?;
+    unshare(spaces).map_err(|errno| {
+        Failure::refused("sandbox", "no namespaces can be made").why(errno.desc()).hint(
+            "in a container, run it on the host instead, or start the container with --cap-add SYS_ADMIN, \
+             --cap-add NET_ADMIN and without a seccomp or AppArmor profile that forbids mounts",
+        )
+    })?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(os("mounts stay shared"))?;
+    whole_proc();
     refuse_at_once()?;
     let (copy, notes) = overlay(&build)?;
     let hostname = (build.root != Path::new("/"))
@@ -82,6 +88,17 @@ fn build(orders: &mut BufReader<Stdin>) -> Result<Option<Warden>> {
     let boot = Boot { copy, purpose: Purpose::Run, root, hostname, resolver, ssh_runs };
     say(std::io::stdout(), &Answer::Built { notes })?;
     Ok(Some(Warden { boot, power: None }))
+}
+
+/// In a container the engine hides parts of /proc under other mounts. The kernel then gives the copy none of its own
+/// and the network settings cannot be written, so the warden takes a whole one, in its own mount namespace. Best effort.
+fn whole_proc() {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let covers = |line: &&str| line.split(' ').nth(4).is_some_and(|point| point.starts_with("/proc/"));
+    if table.lines().filter(|line| !line.contains("binfmt_misc")).any(|line| covers(&line)) {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let _ = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>);
+    }
 }
 
 /// Lets the outside world refuse at once whatever the copy asks of it. A name server that only keeps silent would hold
