@@ -1,0 +1,327 @@
+//! The program from outside: exit codes, streams, help and manual, and the whole life of a run on a real Debian in a
+//! throw-away copy.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use keyward::outcome::{Event, Exit, Proven, Reach};
+use support::{Bed, Done, KEYWARD, finish};
+
+const ACCEPT: &str = "--i-accept-that-this-host-may-lock-me-out";
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDug6wWrmfFXhsagNlHJL9Ua4x7AgSpmbBfCTl3dAgl/ ops@laptop\n";
+const JOB: &str = "version: 1
+users:
+  - name: deploy
+    admin: true
+    groups: [ sudo ]
+    password: locked
+    sudo: { nopasswd: true }
+    authorized_keys:
+      - file: deploy.pub
+ssh:
+  port: 2222
+  permit_root_login: \"no\"
+  password_authentication: false
+  max_auth_tries: 3
+firewall:
+  incoming: deny
+  allow: [ 80/tcp, 443/tcp ]
+";
+
+fn keyward(words: &[&str]) -> Done {
+    let mut command = Command::new(KEYWARD);
+    command.args(words);
+    finish(command, b"")
+}
+
+/// A fresh directory that only this test uses.
+fn place(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// The events of a run, after checks that hold for all: every line is one, and the last tells the exit code.
+#[track_caller]
+fn events(done: &Done) -> Vec<Event> {
+    let events: Vec<Event> =
+        done.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect();
+    let ends = events.iter().filter(|event| matches!(event, Event::Finished { .. })).count();
+    assert_eq!(ends, 1, "{}", done.stdout);
+    match events.last() {
+        Some(Event::Finished { code, exit, .. }) => {
+            assert_eq!((i32::from(*code), exit.code()), (done.code, *code), "{}", done.stdout);
+        }
+        other => panic!("last event is {other:?}"),
+    }
+    events
+}
+
+#[test]
+fn clap_and_the_table_agree() {
+    for (words, code) in [
+        (&["--help"][..], Exit::AsAsked),
+        (&["--version"], Exit::AsAsked),
+        (&["plan", "--help"], Exit::AsAsked),
+        (&[], Exit::Usage),
+        (&["nonsense"], Exit::Usage),
+        (&["plan"], Exit::Usage),
+        (&["plan", "x", "--format", "xml"], Exit::Usage),
+        (&["plan", "/nonexistent/p.yml"], Exit::Usage),
+        (&["explain", "nonsense"], Exit::Usage),
+        (&["history", "--target", "sandbox"], Exit::Usage),
+    ] {
+        let done = keyward(words);
+        assert_eq!(done.code, i32::from(code.code()), "{words:?}: {done:?}");
+        let (full, empty) =
+            if code == Exit::AsAsked { (&done.stdout, &done.stderr) } else { (&done.stderr, &done.stdout) };
+        assert!(!full.is_empty(), "{words:?}");
+        assert!(empty.lines().count() <= 3, "{words:?}: {empty}");
+    }
+}
+
+#[test]
+fn help_manual_and_readme_hold_the_one_table() {
+    let help = keyward(&["--help"]).stdout;
+    let manual = keyward(&["man"]).stdout.replace("\\-", "-");
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    for (exit, meaning) in Exit::TABLE {
+        assert!(help.contains(&format!("  {}  {meaning}\n", exit.code())), "help: {meaning}");
+        assert!(manual.contains(&format!("{}  {meaning}", exit.code())), "manual: {meaning}");
+        assert!(readme.contains(&format!("| {} | {meaning} |", exit.code())), "README: {meaning}");
+    }
+}
+
+#[test]
+fn json_speaks_in_events_even_about_a_wrong_command_line() {
+    for words in [&["plan", "--format", "json"][..], &["--format=json", "nonsense"]] {
+        let done = keyward(words);
+        let events = events(&done);
+        assert!(matches!(&events[0], Event::Failed { .. }), "{events:?}");
+        assert_eq!((done.code, done.stderr.as_str()), (1, ""), "{words:?}");
+    }
+    let events = events(&keyward(&["schema", "--format", "json"]));
+    assert!(matches!(&events[0], Event::Text { name, text } if name == "schema" && text.contains("\"users\"")));
+}
+
+#[test]
+fn a_playbook_shows_all_its_faults_with_places() {
+    let dir = place("faults");
+    let path = dir.join("bad.yml");
+    std::fs::write(&path, "version: 1\nusers:\n  - name: \"a b\"\nsshh:\n  port: 99999\n").unwrap();
+    let path = path.to_str().unwrap();
+    let done = keyward(&["lint", path]);
+    assert_eq!(done.code, 1);
+    for place in [":3:", ":4:"] {
+        assert!(done.stderr.contains(&format!("bad.yml{place}")), "{place}: {}", done.stderr);
+    }
+    assert!(done.stderr.contains("^^") && done.stderr.contains("help:"), "{}", done.stderr);
+    let events = events(&keyward(&["lint", path, "--format", "json"]));
+    assert!(events.iter().filter(|event| matches!(event, Event::Failed { .. })).count() >= 2, "{events:?}");
+}
+
+#[test]
+fn a_closed_standard_output_is_no_panic() {
+    for words in [&["schema"][..], &["--help"], &["schema", "--format", "json"]] {
+        let script = "exec 2>\"$ERR\"; { \"$@\"; echo $? >\"$CODE\"; } | :";
+        let dir = place("closed");
+        let done = Command::new("sh")
+            .args(["-c", script, "sh", KEYWARD])
+            .args(words)
+            .env("ERR", dir.join("err"))
+            .env("CODE", dir.join("code"))
+            .status()
+            .unwrap();
+        assert!(done.success());
+        assert_eq!(std::fs::read_to_string(dir.join("code")).unwrap().trim(), "0", "{words:?}");
+        assert_eq!(std::fs::read_to_string(dir.join("err")).unwrap(), "", "{words:?}");
+    }
+    // A stream that was never open.
+    let done = Command::new("sh").args(["-c", "\"$0\" schema >&- 2>&- <&-", KEYWARD]).status().unwrap();
+    assert!(done.success());
+}
+
+#[test]
+fn nothing_hostile_reaches_the_terminal() {
+    let done = keyward(&["lint", "/nonexistent/\u{1b}[2J\u{9b}31m\u{202e}.yml"]);
+    assert_eq!(done.code, 1);
+    let shown = format!("{}{}", done.stdout, done.stderr);
+    assert!(!shown.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{shown:?}");
+    assert!(shown.contains("\\u{1b}") || shown.contains('?'), "{shown:?}");
+}
+
+#[test]
+fn without_root_it_says_so_with_the_command() {
+    use std::os::unix::process::CommandExt as _;
+    let dir = std::env::temp_dir().join(format!("keyward-cli-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir(&dir).unwrap();
+    let (program, playbook) = (dir.join("keyward"), dir.join("p.yml"));
+    std::fs::copy(KEYWARD, &program).unwrap();
+    std::fs::write(&playbook, "version: 1\nssh: { max_auth_tries: 3 }\n").unwrap();
+    for path in [&dir, &program, &playbook] {
+        let mode = if path == &playbook { 0o644 } else { 0o755 };
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    for verb in ["plan", "apply"] {
+        let mut command = Command::new(&program);
+        command.arg(verb).arg(&playbook);
+        if nix::unistd::geteuid().is_root() {
+            command.uid(65534).gid(65534);
+        }
+        let done = finish(command, b"");
+        assert_eq!(done.code, 5, "{done:?}");
+        let wanted = format!("sudo keyward {verb} {}", playbook.display());
+        assert!(done.stderr.contains("must be root") && done.stderr.contains(&wanted), "{}", done.stderr);
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn init_writes_a_playbook_that_passes_and_never_overwrites() {
+    let dir = place("init");
+    let (key, out) = (dir.join("me.pub"), dir.join("site.yml"));
+    std::fs::write(&key, KEY).unwrap();
+    let words = ["init", "--yes", "--user", "ada", "--port", "2200"];
+    let paths = ["--key", key.to_str().unwrap(), "--output", out.to_str().unwrap()];
+    let first = keyward(&[&words[..], &paths[..]].concat());
+    assert_eq!(first.code, 0, "{first:?}");
+    let text = std::fs::read_to_string(&out).unwrap();
+    assert!(text.contains("ada") && text.contains("2200") && text.contains("AAAAC3NzaC1lZDI1NTE5"), "{text}");
+    let lint = keyward(&["lint", out.to_str().unwrap()]);
+    assert_eq!(lint.code, 0, "{lint:?}");
+    let second = keyward(&[&words[..], &paths[..]].concat());
+    assert_eq!(second.code, 5, "{second:?}");
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), text);
+    let link = dir.join("link.yml");
+    std::os::unix::fs::symlink(dir.join("elsewhere.yml"), &link).unwrap();
+    let through = keyward(&["init", "--yes", "--output", link.to_str().unwrap()]);
+    assert_eq!(through.code, 5, "{through:?}");
+    assert!(!dir.join("elsewhere.yml").exists());
+}
+
+#[test]
+fn completions_and_manual_pages_name_every_verb() {
+    let verbs = ["plan", "apply", "rehearse", "rollback", "history", "show", "lint", "schema", "explain", "init", "uninstall"];
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = keyward(&["completions", shell]).ok().stdout;
+        assert!(verbs.iter().all(|verb| script.contains(verb)), "{shell}");
+    }
+    let dir = place("man");
+    keyward(&["man", "--dir", dir.to_str().unwrap()]).ok();
+    for verb in verbs {
+        let page = std::fs::read_to_string(dir.join(format!("keyward-{verb}.1"))).unwrap();
+        assert!(page.contains(".SH NAME") && page.contains(verb), "{verb}");
+    }
+    assert!(dir.join("keyward.1").exists());
+}
+
+/// Lays the job and its key into a copy.
+fn lay(bed: &Bed) {
+    bed.plant("/root/job/job.yml", JOB.as_bytes(), 0o600, (0, 0));
+    bed.plant("/root/job/deploy.pub", KEY.as_bytes(), 0o600, (0, 0));
+}
+
+const PLAYBOOK: &str = "/root/job/job.yml";
+
+/// The whole life of a run on one release: nothing before the yes, exit codes of every turn, and nothing left at the end.
+fn life(suite: &str) {
+    let Some(bed) = Bed::new("a_run_from_plan_to_uninstall", suite) else { return };
+    lay(&bed);
+    let files = "find /etc /home /root /var/lib /run/keyward /var/log/keyward -xdev -not -path '/var/lib/ufw/*' \
+                 -printf '%p %y %m %U %G %s %T@\\n' 2>/dev/null | grep -v '^/etc dir' | sort";
+    let before = bed.sh(&format!("{files} || true")).stdout;
+
+    let plan = bed.keyward(&["plan", PLAYBOOK]);
+    assert_eq!(plan.code, 2, "{suite}: {plan:?}");
+    let lines: Vec<&str> = plan.stdout.lines().collect();
+    assert!(lines[0].contains("differs from /root/job/job.yml"), "{}", plan.stdout);
+    assert!(lines.last().unwrap().starts_with("next: keyward rehearse /root/job/job.yml"), "{}", plan.stdout);
+    assert!(lines.len() <= 28 && lines.iter().all(|line| line.chars().count() <= 80), "{}", plan.stdout);
+
+    let unasked = bed.keyward(&["apply", PLAYBOOK]);
+    assert_eq!(unasked.code, 5, "{suite}: {unasked:?}");
+    let unguarded = bed.keyward(&["apply", PLAYBOOK, "--yes"]);
+    assert_eq!(unguarded.code, 5, "{suite}: {unguarded:?}");
+    assert_eq!(bed.sh(&format!("{files} || true")).stdout, before, "{suite}: something changed before the yes");
+
+    let applied = bed.keyward(&["apply", PLAYBOOK, "--yes", ACCEPT, "--format", "json"]);
+    assert_eq!(applied.code, 0, "{suite}: {applied:?}");
+    let seen = events(&applied);
+    assert!(matches!(seen[0], Event::Planned { .. }));
+    let proven = |event: &&Event| matches!(event, Event::Proof { evidence } if evidence.proven == Proven::Yes);
+    assert!(seen.iter().filter(proven).count() >= 4, "{suite}: {seen:?}");
+    assert!(!applied.stdout.contains("$y$") && !applied.stdout.contains("PRIVATE KEY"), "{suite}");
+
+    let state = "find /etc /home /root -xdev -printf '%p %i %m %s %T@\\n' | sort";
+    let applied_state = bed.sh(state).ok().stdout;
+    let again = bed.keyward(&["apply", PLAYBOOK, "--yes", ACCEPT]);
+    assert_eq!(again.code, 0, "{suite}: {again:?}");
+    assert!(again.stdout.contains("nothing to do") && again.stdout.contains("last proven"), "{}", again.stdout);
+    assert_eq!(bed.sh(state).ok().stdout, applied_state, "{suite}: a second apply wrote something");
+    assert_eq!(bed.keyward(&["plan", PLAYBOOK]).code, 0, "{suite}");
+
+    let history = events(&bed.keyward(&["history", "--format", "json"]));
+    let Event::Run { run, exit: Some(Exit::AsAsked), .. } = &history[0] else { panic!("{suite}: {history:?}") };
+    let shown = bed.keyward(&["show", run]).ok();
+    assert!(shown.stdout.contains("proven") && shown.stdout.contains("listen on port 2222"), "{}", shown.stdout);
+    assert_eq!(bed.keyward(&["show", "20000101-000000-0000"]).code, 1);
+    bed.keyward(&["log", "verify"]).ok();
+
+    assert_eq!(bed.keyward(&["rollback", "--yes"]).code, 5, "{suite}: a live door was closed without a guard");
+    let undone = bed.keyward(&["rollback", run, "--yes", ACCEPT]);
+    assert_eq!(undone.code, 0, "{suite}: {undone:?}");
+    assert_eq!(bed.keyward(&["plan", PLAYBOOK]).code, 2, "{suite}");
+
+    assert_eq!(bed.keyward(&["uninstall"]).code, 5, "{suite}: no yes");
+    bed.keyward(&["uninstall", "--yes"]).ok();
+    let left = bed.sh("find / -xdev -path /proc -prune -o -iname '*keyward*' -print; find /run -iname '*keyward*'").stdout;
+    let left: Vec<&str> = left.lines().filter(|path| !path.starts_with("/var/log/keyward")).collect();
+    assert!(left.is_empty(), "{suite}: {left:?}");
+    assert_eq!(bed.sh("stat -c %a /var/log/keyward/audit.jsonl").ok().stdout.trim(), "600");
+}
+
+#[test]
+fn a_run_from_plan_to_uninstall() {
+    support::SUITES.iter().for_each(|suite| life(suite));
+}
+
+#[test]
+fn a_rehearsal_proves_from_outside_and_changes_nothing() {
+    let name = "a_rehearsal_proves_from_outside_and_changes_nothing";
+    let tree = match support::tree("bookworm") {
+        Ok(tree) => tree,
+        Err(reason) => return support::skipped(name, &reason),
+    };
+    let dir = place("rehearse");
+    std::fs::write(dir.join("job.yml"), JOB).unwrap();
+    std::fs::write(dir.join("deploy.pub"), KEY).unwrap();
+    let playbook = dir.join("job.yml");
+    let root = tree.to_str().unwrap();
+    let words = ["rehearse", playbook.to_str().unwrap(), "--root", root];
+    let before = keyward_tree(&tree);
+    let done = keyward(&[&words[..], &["--format", "json"][..]].concat());
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(keyward_tree(&tree), before, "the tree was written to");
+    let outside = |event: &&Event| {
+        matches!(event, Event::Proof { evidence } if evidence.proven == Proven::Yes && evidence.reach == Reach::L2)
+    };
+    let events = events(&done);
+    assert!(events.iter().filter(outside).count() >= 6, "{events:?}");
+    let human = keyward(&words).ok();
+    assert!(human.stdout.contains("was changed: this was a copy"), "{}", human.stdout);
+    assert!(human.stdout.contains("PID 1") && human.stdout.contains("not systemd"), "{}", human.stdout);
+    let refused = keyward(&["apply", playbook.to_str().unwrap(), "--yes", "--root", root]);
+    assert_eq!(refused.code, 5, "{refused:?}");
+}
+
+/// Names, sizes and times of a tree's configuration.
+fn keyward_tree(tree: &Path) -> String {
+    let mut find = Command::new("find");
+    find.args(["etc", "home", "root", "var", "-printf", "%p %i %m %U %s %T@\\n"]).current_dir(tree).stdin(Stdio::null());
+    finish(find, b"").ok().stdout
+}
