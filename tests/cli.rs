@@ -206,7 +206,8 @@ fn init_writes_a_playbook_that_passes_and_never_overwrites() {
 
 #[test]
 fn completions_and_manual_pages_name_every_verb() {
-    let verbs = ["plan", "apply", "rehearse", "rollback", "history", "show", "lint", "schema", "explain", "init", "uninstall"];
+    let verbs =
+        ["plan", "apply", "rehearse", "rollback", "history", "show", "lint", "schema", "explain", "init", "uninstall"];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = keyward(&["completions", shell]).ok().stdout;
         assert!(verbs.iter().all(|verb| script.contains(verb)), "{shell}");
@@ -279,7 +280,8 @@ fn life(suite: &str) {
 
     assert_eq!(bed.keyward(&["uninstall"]).code, 5, "{suite}: no yes");
     bed.keyward(&["uninstall", "--yes"]).ok();
-    let left = bed.sh("find / -xdev -path /proc -prune -o -iname '*keyward*' -print; find /run -iname '*keyward*'").stdout;
+    let left =
+        bed.sh("find / -xdev -path /proc -prune -o -iname '*keyward*' -print; find /run -iname '*keyward*'").stdout;
     let left: Vec<&str> = left.lines().filter(|path| !path.starts_with("/var/log/keyward")).collect();
     assert!(left.is_empty(), "{suite}: {left:?}");
     assert_eq!(bed.sh("stat -c %a /var/log/keyward/audit.jsonl").ok().stdout.trim(), "600");
@@ -307,9 +309,7 @@ fn a_rehearsal_proves_from_outside_and_changes_nothing() {
     let done = keyward(&[&words[..], &["--format", "json"][..]].concat());
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(keyward_tree(&tree), before, "the tree was written to");
-    let outside = |event: &&Event| {
-        matches!(event, Event::Proof { evidence } if evidence.proven == Proven::Yes && evidence.reach == Reach::L2)
-    };
+    let outside = |event: &&Event| matches!(event, Event::Proof { evidence } if evidence.proven == Proven::Yes && evidence.reach == Reach::L2);
     let events = events(&done);
     assert!(events.iter().filter(outside).count() >= 6, "{events:?}");
     let human = keyward(&words).ok();
@@ -322,6 +322,8 @@ fn a_rehearsal_proves_from_outside_and_changes_nothing() {
 /// Names, sizes and times of a tree's configuration.
 fn keyward_tree(tree: &Path) -> String {
     let mut find = Command::new("find");
-    find.args(["etc", "home", "root", "var", "-printf", "%p %i %m %U %s %T@\\n"]).current_dir(tree).stdin(Stdio::null());
+    find.args(["etc", "home", "root", "var", "-printf", "%p %i %m %U %s %T@\\n"])
+        .current_dir(tree)
+        .stdin(Stdio::null());
     finish(find, b"").ok().stdout
 }

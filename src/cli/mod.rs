@@ -7,9 +7,11 @@ mod cancel;
 mod completions;
 mod confirm;
 mod evidence;
+mod explain;
 mod fetch;
 mod guard;
 mod history;
+mod init;
 mod job;
 mod lint;
 pub mod loader;
@@ -122,7 +124,8 @@ fn verb(cli: &Cli, terminal: &mut Terminal) -> Result<Ending> {
         Verb::Rehearse(args) => rehearse(args, global, terminal),
         Verb::Lint(args) => lint::run(args, terminal),
         Verb::Schema => schema::run(format, terminal),
-        Verb::Init(_) | Verb::Explain(_) => Err(Failure::refused("keyward", "not wired yet")),
+        Verb::Init(args) => init::run(args, terminal),
+        Verb::Explain(args) => explain::run(args, format, terminal),
         Verb::Completions(args) => Ok(completions::run(args, format, terminal)),
         Verb::Man(args) => man::run(args, format, terminal),
         records => {

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 
+use crate::change::Note;
 use crate::error::{Failure, Result};
 use crate::outcome::{Event, Exit, Sink};
 use crate::playbook::Faults;
@@ -61,6 +62,11 @@ impl Terminal {
             let failure = Failure::input(place, &item.what).hint(&item.hint);
             self.event(Event::Failed { failure });
         }
+    }
+
+    /// A warning that belongs to no plan.
+    pub fn warn(&mut self, about: &str, text: &str) {
+        self.event(Event::Note { note: Note::warning(about, text) });
     }
 }
 

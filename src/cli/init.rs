@@ -1,0 +1,147 @@
+//! `keyward init`: writes a commented first playbook from what is found here. Never overwrites.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use crate::error::{Failure, Result};
+use crate::formats::accounts::Records;
+use crate::host::real::RealHost;
+use crate::host::{Actor, Probe};
+use crate::outcome::Exit;
+use crate::playbook::{Found, Listener, starter};
+use crate::types::{AbsPath, Port, Proto, PublicKey, UserName, Word};
+
+use super::args::InitArgs;
+use super::terminal::{self, Terminal};
+use super::{Ending, state};
+
+/// Asks or takes flags, looks, writes.
+pub fn run(args: &InitArgs, terminal: &mut Terminal) -> Result<Ending> {
+    let output = args.output.display().to_string();
+    if args.output.symlink_metadata().is_ok() {
+        return Err(Failure::refused(&output, "is there already, and init never overwrites")
+            .hint("name another file: keyward init --output FILE"));
+    }
+    let ask = !args.yes && terminal::can_ask();
+    let host = RealHost::new();
+    let present = ssh_port(&host);
+    let keys = match &args.key {
+        Some(file) => vec![key_file(file)?],
+        None => callers_keys(&host),
+    };
+    let name = match &args.user {
+        Some(name) => name.clone(),
+        None if ask => answer("Administrator to create", &default_user()),
+        None => default_user(),
+    };
+    let user = UserName::parse(&name).map_err(|bad| Failure::input("--user", bad.why).hint(bad.hint))?;
+    let wanted = match args.port {
+        Some(port) => port,
+        None if ask => answer("SSH port", &present.to_string())
+            .parse()
+            .map_err(|_| Failure::input("port", "not a number from 1 to 65535"))?,
+        None => present.get(),
+    };
+    let wanted_port = Port::new(wanted).map_err(|bad| Failure::input("--port", bad.why).hint(bad.hint))?;
+    let found = Found { user, keys, ssh_port: present, wanted_port, listening: listening(&host, present) };
+    write(&args.output, &starter(&found))?;
+    if found.keys.is_empty() {
+        terminal.warn("init", "no public key was found; the playbook says where to put one");
+    }
+    Ok(Ending::new(
+        Exit::AsAsked,
+        format!("wrote {output}; read it before you use it"),
+        format!("keyward rehearse {}", state::quoted(&output)),
+    ))
+}
+
+fn answer(question: &str, default: &str) -> String {
+    let typed = terminal::ask(&format!("{question} [{default}]: "));
+    if typed.is_empty() { default.to_owned() } else { typed }
+}
+
+/// The caller behind sudo, unless that is root; else `deploy`.
+fn default_user() -> String {
+    caller().filter(|user| !user.is_root()).map_or_else(|| "deploy".to_owned(), |user| user.as_str().to_owned())
+}
+
+/// Who called: behind sudo its own word, which only root's environment can fake.
+fn caller() -> Option<UserName> {
+    let name = if nix::unistd::geteuid().is_root() { std::env::var("SUDO_USER") } else { std::env::var("USER") };
+    UserName::parse(&name.ok()?).ok()
+}
+
+fn ssh_port(host: &RealHost) -> Port {
+    let listeners = host.listeners().unwrap_or_default();
+    let of_sshd = listeners.iter().find(|listener| listener.programs.iter().any(|name| name == "sshd"));
+    of_sshd.and_then(|listener| Port::new(listener.port).ok()).unwrap_or(Port::SSH)
+}
+
+/// What can be reached from other machines, without SSH.
+fn listening(host: &RealHost, ssh: Port) -> Vec<Listener> {
+    let listeners = host.listeners().unwrap_or_default();
+    let mut seen = BTreeSet::new();
+    listeners
+        .into_iter()
+        .filter(|listener| !listener.address.is_loopback() && listener.port != ssh.get() && seen.insert(listener.port))
+        .filter_map(|listener| {
+            let program = listener.programs.first().cloned().unwrap_or_default();
+            Some(Listener { port: Port::new(listener.port).ok()?, proto: Proto::Tcp, program })
+        })
+        .collect()
+}
+
+fn key_file(path: &Path) -> Result<PublicKey> {
+    let shown = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::input(&shown, "cannot be read").why(error))?;
+    PublicKey::parse(text.trim_end()).map_err(|bad| Failure::input(shown, bad.why).hint(bad.hint))
+}
+
+/// Public keys of whoever called: `~/.ssh/*.pub`, then `authorized_keys`. What cannot be read or is no usable key is
+/// passed over. As root the home is read as its owner, so that no link in it leads anywhere else.
+fn callers_keys(host: &RealHost) -> Vec<PublicKey> {
+    let Some((home, actor)) = home(host) else { return Vec::new() };
+    let Ok(dir) = home.join(".ssh") else { return Vec::new() };
+    let names = host.list(&dir, &actor).ok().flatten().unwrap_or_default();
+    let mut files: Vec<String> =
+        names.into_iter().filter(|name| Path::new(name).extension().is_some_and(|ext| ext == "pub")).collect();
+    files.push("authorized_keys".to_owned());
+    let mut keys: Vec<PublicKey> = Vec::new();
+    for file in files {
+        let Ok(path) = dir.join(&file) else { continue };
+        let bytes = host.read(&path, &actor).ok().flatten().unwrap_or_default();
+        for line in String::from_utf8_lossy(&bytes).lines() {
+            if let Ok(key) = PublicKey::parse(line)
+                && !keys.iter().any(|known| known.blob() == key.blob())
+            {
+                keys.push(key);
+            }
+        }
+    }
+    keys
+}
+
+/// The caller's home by the user database, and in whose name it is read.
+fn home(host: &RealHost) -> Option<(AbsPath, Actor)> {
+    let root = nix::unistd::geteuid().is_root();
+    let passwd = host.read(&AbsPath::fixed("/etc/passwd"), &Actor::Root).ok().flatten()?;
+    let passwd = Records::parse(&passwd).passwd();
+    let entry = match caller() {
+        Some(user) => passwd.into_iter().find(|entry| entry.name == user.as_str())?,
+        None => passwd.into_iter().find(|entry| entry.uid == nix::unistd::geteuid().as_raw())?,
+    };
+    let home = AbsPath::parse(&entry.home).ok()?;
+    // Without root the process can only read what its user can.
+    let actor = if root && entry.uid != 0 { Actor::User(UserName::parse(&entry.name).ok()?) } else { Actor::Root };
+    Some((home, actor))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o644);
+    let written =
+        options.open(path).and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+    written.map_err(|error| Failure::input(path.display().to_string(), "cannot be written").why(error))
+}
