@@ -227,15 +227,27 @@ fn lay(bed: &Bed) {
     bed.plant("/root/job/deploy.pub", KEY.as_bytes(), 0o600, (0, 0));
 }
 
+/// Lines of one listing that are not in the other.
+fn moved(before: &str, after: &str) -> Vec<String> {
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+    lines(before).symmetric_difference(&lines(after)).cloned().collect()
+}
+
 const PLAYBOOK: &str = "/root/job/job.yml";
+
+/// Bytes, modes and owners of everything that a run touches, but for lock files. A login leaves files of its own in a
+/// home (the motd's stamp), which are not keyward's to remove.
+const CONTENT: &str = "cd /; find etc root -xdev ! -name '*.lock' -printf '%p %y %m %U %G %l\\n' | sort; \
+                       find etc root -xdev -type f ! -name '*.lock' -exec sha256sum {} + | sort";
 
 /// The whole life of a run on one release: nothing before the yes, exit codes of every turn, and nothing left at the end.
 fn life(suite: &str) {
     let Some(bed) = Bed::new("a_run_from_plan_to_uninstall", suite) else { return };
     lay(&bed);
-    let files = "find /etc /home /root /var/lib /run/keyward /var/log/keyward -xdev -not -path '/var/lib/ufw/*' \
+    let files = "find /etc /home /root /var/lib /var/log/keyward -xdev -not -path '/var/lib/ufw/*' \
                  -printf '%p %y %m %U %G %s %T@\\n' 2>/dev/null | grep -v '^/etc dir' | sort";
     let before = bed.sh(&format!("{files} || true")).stdout;
+    let blank = bed.sh(CONTENT).ok().stdout;
 
     let plan = bed.keyward(&["plan", PLAYBOOK]);
     assert_eq!(plan.code, 2, "{suite}: {plan:?}");
@@ -248,11 +260,21 @@ fn life(suite: &str) {
     assert_eq!(unasked.code, 5, "{suite}: {unasked:?}");
     let unguarded = bed.keyward(&["apply", PLAYBOOK, "--yes"]);
     assert_eq!(unguarded.code, 5, "{suite}: {unguarded:?}");
-    assert_eq!(bed.sh(&format!("{files} || true")).stdout, before, "{suite}: something changed before the yes");
+    let touched = moved(&before, &bed.sh(&format!("{files} || true")).stdout);
+    assert!(touched.is_empty(), "{suite}: changed before the yes: {touched:?}");
 
     let applied = bed.keyward(&["apply", PLAYBOOK, "--yes", ACCEPT, "--format", "json"]);
-    assert_eq!(applied.code, 0, "{suite}: {applied:?}");
+    // Over loopback neither firewall nor closed ports can be shown, and that is said: 9, applied, unverified.
+    assert_eq!(applied.code, 9, "{suite}: {applied:?}");
     let seen = events(&applied);
+    let unknown: Vec<&str> = seen
+        .iter()
+        .filter_map(|event| match event {
+            Event::Proof { evidence } if evidence.proven != Proven::Yes => Some(evidence.what.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert!(!unknown.is_empty() && unknown.iter().all(|what| !what.contains("login as")), "{suite}: {unknown:?}");
     assert!(matches!(seen[0], Event::Planned { .. }));
     let proven = |event: &&Event| matches!(event, Event::Proof { evidence } if evidence.proven == Proven::Yes);
     assert!(seen.iter().filter(proven).count() >= 4, "{suite}: {seen:?}");
@@ -263,11 +285,12 @@ fn life(suite: &str) {
     let again = bed.keyward(&["apply", PLAYBOOK, "--yes", ACCEPT]);
     assert_eq!(again.code, 0, "{suite}: {again:?}");
     assert!(again.stdout.contains("nothing to do") && again.stdout.contains("last proven"), "{}", again.stdout);
-    assert_eq!(bed.sh(state).ok().stdout, applied_state, "{suite}: a second apply wrote something");
+    let touched = moved(&applied_state, &bed.sh(state).ok().stdout);
+    assert!(touched.is_empty(), "{suite}: a second apply wrote: {touched:?}");
     assert_eq!(bed.keyward(&["plan", PLAYBOOK]).code, 0, "{suite}");
 
     let history = events(&bed.keyward(&["history", "--format", "json"]));
-    let Event::Run { run, exit: Some(Exit::AsAsked), .. } = &history[0] else { panic!("{suite}: {history:?}") };
+    let Event::Run { run, exit: Some(Exit::Unverified), .. } = &history[0] else { panic!("{suite}: {history:?}") };
     let shown = bed.keyward(&["show", run]).ok();
     assert!(shown.stdout.contains("proven") && shown.stdout.contains("listen on port 2222"), "{}", shown.stdout);
     assert_eq!(bed.keyward(&["show", "20000101-000000-0000"]).code, 1);
@@ -276,7 +299,8 @@ fn life(suite: &str) {
     assert_eq!(bed.keyward(&["rollback", "--yes"]).code, 5, "{suite}: a live door was closed without a guard");
     let undone = bed.keyward(&["rollback", run, "--yes", ACCEPT]);
     assert_eq!(undone.code, 0, "{suite}: {undone:?}");
-    assert_eq!(bed.keyward(&["plan", PLAYBOOK]).code, 2, "{suite}");
+    let touched = moved(&blank, &bed.sh(CONTENT).ok().stdout);
+    assert!(touched.is_empty(), "{suite}: not as before: {touched:?}");
 
     assert_eq!(bed.keyward(&["uninstall"]).code, 5, "{suite}: no yes");
     bed.keyward(&["uninstall", "--yes"]).ok();
@@ -308,7 +332,8 @@ fn a_rehearsal_proves_from_outside_and_changes_nothing() {
     let before = keyward_tree(&tree);
     let done = keyward(&[&words[..], &["--format", "json"][..]].concat());
     assert_eq!(done.code, 0, "{done:?}");
-    assert_eq!(keyward_tree(&tree), before, "the tree was written to");
+    let touched = moved(&before, &keyward_tree(&tree));
+    assert!(touched.is_empty(), "the tree was written to: {touched:?}");
     let outside = |event: &&Event| matches!(event, Event::Proof { evidence } if evidence.proven == Proven::Yes && evidence.reach == Reach::L2);
     let events = events(&done);
     assert!(events.iter().filter(outside).count() >= 6, "{events:?}");
