@@ -50,6 +50,12 @@ fn place(name: &str) -> PathBuf {
 fn events(done: &Done) -> Vec<Event> {
     let events: Vec<Event> =
         done.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect();
+    let documented = include_str!("../ARCHITECTURE.md");
+    for line in done.stdout.lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        let name = value["event"].as_str().unwrap();
+        assert!(documented.contains(&format!("| `{name}` |")), "{name} is not in ARCHITECTURE.md");
+    }
     let ends = events.iter().filter(|event| matches!(event, Event::Finished { .. })).count();
     assert_eq!(ends, 1, "{}", done.stdout);
     match events.last() {
