@@ -7,6 +7,7 @@ use crate::change::{Change, Note, Promise, Risk, Stage, Step};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, SSHD};
 use crate::formats::accounts::Records;
+use crate::formats::sshd_effective::Effective;
 use crate::host::{AccountEdit, Actor, Command, Database, Probe};
 use crate::resource::AccessCheck;
 use crate::types::{AbsPath, UserName};
@@ -24,7 +25,7 @@ pub struct WaysIn {
 }
 
 /// What sshd does now, as far as it can be told without knowing the client.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 struct Door {
     ports: Vec<String>,
     root: String,
@@ -91,16 +92,13 @@ fn admins(promises: &[Promise]) -> Vec<(&UserName, bool)> {
 fn door(facts: &Facts, probe: &dyn Probe) -> Option<Door> {
     facts.sshd?;
     let output = probe.ask(&Command::new([SSHD, "-T"])).ok().filter(crate::host::Output::ok)?;
-    let mut door = Door::default();
-    for line in output.stdout.lines() {
-        match line.split_once(' ') {
-            Some(("port", port)) => door.ports.push(port.to_owned()),
-            Some(("permitrootlogin", value)) => value.clone_into(&mut door.root),
-            Some(("passwordauthentication" | "kbdinteractiveauthentication", "yes")) => door.passwords = true,
-            _ => {}
-        }
-    }
-    Some(door)
+    let effective = Effective::parse(&output.stdout);
+    let yes = |keyword| effective.is(keyword, "yes");
+    Some(Door {
+        ports: effective.ports().iter().map(u16::to_string).collect(),
+        root: effective.get("permitrootlogin").unwrap_or_default().to_ascii_lowercase(),
+        passwords: yes("passwordauthentication") || yes("kbdinteractiveauthentication"),
+    })
 }
 
 fn before_text(door: Option<&Door>, probe: &dyn Probe) -> String {

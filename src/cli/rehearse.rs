@@ -130,7 +130,7 @@ fn lost() -> Failure {
         .hint("look for its last words above, or run it again")
 }
 
-/// The directory to copy as an absolute path.
+/// A directory that was named, as an absolute path without links.
 fn absolute(root: &Path) -> Result<AbsPath> {
     let shown = root.display().to_string();
     let found = std::fs::canonicalize(root).map_err(|error| Failure::input(&shown, "no host to copy").why(error))?;

@@ -47,7 +47,12 @@ impl Report {
         match self {
             Self::Json => (Channel::Result, json::line(event)),
             Self::Human { style, detail, plan_was_last } => {
-                let after_plan = std::mem::replace(plan_was_last, matches!(event, Event::Planned { .. }));
+                let after_plan = *plan_was_last;
+                *plan_was_last = match event {
+                    Event::Planned { .. } => true,
+                    Event::Note { .. } => after_plan,
+                    _ => false,
+                };
                 match event {
                     Event::Planned { plan } => (Channel::Result, plan::plan(plan, *detail, *style)),
                     Event::Finished { exit: Exit::AsAsked | Exit::Differs, next, .. } if after_plan => {
