@@ -72,7 +72,7 @@ fn agree(yes: bool, run: &str) -> Result<()> {
 }
 
 /// A run that was cut off may always be undone. One that ended well and touched ways in would close the door in use:
-/// refused on a live host until the guard is there.
+/// refused on a live host until a rollback is guarded like an apply.
 fn refuse_ways_in(shelf: &DirShelf, wanted: Option<&str>) -> Result<()> {
     let runs = shelf.runs()?;
     let Some(run) = wanted.or_else(|| runs.last().map(String::as_str)) else { return Ok(()) };
@@ -86,6 +86,6 @@ fn refuse_ways_in(shelf: &DirShelf, wanted: Option<&str>) -> Result<()> {
         return Ok(());
     }
     Err(Failure::refused(format!("run {run}"), "touched ways in, and so does undoing it")
-        .why("the guard that would undo a cut-off rollback is not there yet, so this is refused on a live host")
+        .why("a rollback is not guarded yet, so this is refused on a live host")
         .hint(format!("keyward show {run}")))
 }
