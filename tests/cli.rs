@@ -270,20 +270,13 @@ fn life(suite: &str) {
     assert!(touched.is_empty(), "{suite}: changed before the yes: {touched:?}");
 
     let applied = bed.keyward(&["apply", PLAYBOOK, "--yes", ACCEPT, "--format", "json"]);
-    // Over loopback neither firewall nor closed ports can be shown, and that is said: 9, applied, unverified.
-    assert_eq!(applied.code, 9, "{suite}: {applied:?}");
+    assert_eq!(applied.code, 0, "{suite}: {}", applied.stderr);
     let seen = events(&applied);
-    let unknown: Vec<&str> = seen
-        .iter()
-        .filter_map(|event| match event {
-            Event::Proof { evidence } if evidence.proven != Proven::Yes => Some(evidence.what.as_str()),
-            _ => None,
-        })
-        .collect();
-    assert!(!unknown.is_empty() && unknown.iter().all(|what| !what.contains("login as")), "{suite}: {unknown:?}");
     assert!(matches!(seen[0], Event::Planned { .. }));
     let proven = |event: &&Event| matches!(event, Event::Proof { evidence } if evidence.proven == Proven::Yes);
-    assert!(seen.iter().filter(proven).count() >= 4, "{suite}: {seen:?}");
+    let logged_in =
+        |event: &Event| matches!(event, Event::Proof { evidence } if evidence.what.contains("login as deploy"));
+    assert!(seen.iter().filter(proven).filter(|event| logged_in(event)).count() >= 2, "{suite}: {seen:?}");
     assert!(!applied.stdout.contains("$y$") && !applied.stdout.contains("PRIVATE KEY"), "{suite}");
 
     let state = "find /etc /home /root -xdev -printf '%p %i %m %s %T@\\n' | sort";
@@ -296,7 +289,7 @@ fn life(suite: &str) {
     assert_eq!(bed.keyward(&["plan", PLAYBOOK]).code, 0, "{suite}");
 
     let history = events(&bed.keyward(&["history", "--format", "json"]));
-    let Event::Run { run, exit: Some(Exit::Unverified), .. } = &history[0] else { panic!("{suite}: {history:?}") };
+    let Event::Run { run, exit: Some(Exit::AsAsked), .. } = &history[0] else { panic!("{suite}: {history:?}") };
     let shown = bed.keyward(&["show", run]).ok();
     assert!(shown.stdout.contains("proven") && shown.stdout.contains("listen on port 2222"), "{}", shown.stdout);
     assert_eq!(bed.keyward(&["show", "20000101-000000-0000"]).code, 1);
