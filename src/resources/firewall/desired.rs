@@ -370,3 +370,63 @@ fn app_tuples(family: Family, name: &str, parts: &[String]) -> Result<Vec<Tuple>
     };
     parts.iter().map(tuple).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desired(allow: Value) -> Desired {
+        serde_json::from_value(serde_json::json!({ "allow": allow })).unwrap()
+    }
+
+    #[test]
+    fn openings_that_are_refused() {
+        let bad = serde_json::json!([
+            "0/tcp", "80/icmp", "70000", "6000:6007", "6007:6000/tcp", "80,443", "80/", "/tcp", "all", "'x'", "", "+80",
+            "80 /tcp", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16/tcp", "-A INPUT", "x\ny",
+            {}, { "proto": "tcp" }, { "port": 80, "app": "WWW" }, { "app": "WWW", "proto": "tcp" },
+            { "port": 80, "comment": "it's" }, { "port": "80:90" }, { "app": "a;b" },
+            { "port": 80, "from": "10.0.0.0/8", "to": "2001:db8::1" }
+        ]);
+        let desired = desired(bad.clone());
+        let faults = desired.validate();
+        for (at, value) in bad.as_array().unwrap().iter().enumerate() {
+            let path = format!("allow.{at}");
+            let fault = faults.iter().find(|fault| fault.path == path || fault.path.starts_with(&format!("{path}.")));
+            assert!(fault.is_some_and(|fault| !fault.hint.is_empty()), "{value} was accepted");
+        }
+        assert!(desired.openings().is_empty());
+    }
+
+    #[test]
+    fn openings_as_ufw_writes_them() {
+        let desired = desired(serde_json::json!([
+            8080, "443/udp", "443,80/tcp", "6000:6007/tcp", "WWW Full",
+            { "port": 5432, "proto": "tcp", "from": "10.0.0.0/8", "comment": "db" },
+            { "from": "2001:db8::/32" }, { "port": 22, "from": "0.0.0.0/0" }
+        ]));
+        assert_eq!(desired.validate(), []);
+        let profiles = [Profile { name: "WWW Full".to_owned(), ports: vec!["80,443/tcp".to_owned()] }];
+        let told = |family| -> Vec<String> {
+            let tuples =
+                desired.openings().iter().flat_map(|one| one.tuples(family, &profiles).unwrap()).collect::<Vec<_>>();
+            tuples.iter().map(|tuple| tuple.describe(family)).collect()
+        };
+        let both = ["allow 8080", "allow 443/udp", "allow 80,443/tcp", "allow 6000:6007/tcp", "allow WWW Full"];
+        let v4 = [both.as_slice(), &["allow 5432/tcp from 10.0.0.0/8", "allow 22"]].concat();
+        let v6 = [both.as_slice(), &["allow everything from 2001:db8::/32"]].concat();
+        assert_eq!(
+            (told(Family::V4), told(Family::V6)),
+            (v4.iter().map(ToString::to_string).collect(), v6.iter().map(ToString::to_string).collect())
+        );
+    }
+
+    #[test]
+    fn ssh_ports_of_the_playbook() {
+        let ports = |value| ssh_ports(&value).into_iter().map(Port::get).collect::<Vec<_>>();
+        assert_eq!(ports(serde_json::json!({ "port": 2222 })), [2222]);
+        assert_eq!(ports(serde_json::json!({ "port": [22, 2222] })), [22, 2222]);
+        assert_eq!(ports(serde_json::json!({ "port": 0 })), [0u16; 0]);
+        assert_eq!(ports(Value::Null), [0u16; 0]);
+    }
+}

@@ -282,3 +282,19 @@ fn foreign_chains(text: &str) -> Vec<(String, String)> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_chains_that_are_not_those_of_iptables() {
+        let text = "table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n}\n\
+            table inet mine {\n\tchain in {\n\t\ttype filter hook input priority 0; policy drop;\n\t}\n\
+            \tchain out {\n\t\ttype filter hook output priority 0; policy accept;\n\t}\n}\n\
+            table ip6 other {\n\tchain x {\n\t\ttype filter hook input priority 5;\n\t}\n}\n";
+        let found = foreign_chains(text);
+        let want = [("inet mine", "drop"), ("ip6 other", "accept")];
+        assert_eq!(found, want.map(|(table, policy)| (table.to_owned(), policy.to_owned())));
+    }
+}
