@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use crate::change::{Change, Difference, Expect, Gate, Inverse, Note, Promise, Risk, Stage, Step, TextDiff};
 use crate::error::{Failure, Result};
 use crate::facts::Facts;
-use crate::formats::ufw::{Family, Policy, Tuple};
+use crate::formats::ufw::{Family, Policy, Tuple, setting};
 use crate::host::{Actor, Command, Node};
 use crate::resource::Planned;
 use crate::types::{AbsPath, Port};
@@ -48,6 +48,7 @@ pub fn plan(desired: &Desired, _facts: &Facts, observed: &Observed) -> Result<Pl
     if settings.policies.output != Policy::Accept {
         notes.push(Note::warning(NAME, "outgoing: deny also stops DNS, time and package updates; only answers go out"));
     }
+    notes.extend(boot_notes(found, &settings));
     planned.notes = notes;
     let mut singles = ports.wanted.clone();
     singles.extend(families.iter().flat_map(FamilyPlan::single_ports));
@@ -55,6 +56,24 @@ pub fn plan(desired: &Desired, _facts: &Facts, observed: &Observed) -> Result<Pl
     let open = open.into_iter().filter_map(|port| Port::new(port).ok()).collect();
     planned.promises.push(Promise::Firewall { open });
     Ok(planned)
+}
+
+/// What ufw does at boot besides its rules.
+fn boot_notes(found: &Found, settings: &Settings) -> Vec<Note> {
+    let value = |key: &str| setting(&found.defaults.text, key).unwrap_or_default();
+    let mut notes = Vec::new();
+    if value("MANAGE_BUILTINS").eq_ignore_ascii_case("yes") {
+        notes.push(Note::warning(NAME, "MANAGE_BUILTINS=yes: at boot ufw flushes the rules of others"));
+    }
+    let modules = value("IPT_MODULES");
+    if !modules.is_empty() {
+        notes.push(Note::info(NAME, format!("ufw loads kernel modules at boot: {modules}")));
+    }
+    if !settings.was_enabled && !value("IPT_SYSCTL").is_empty() {
+        notes
+            .push(Note::info(NAME, format!("kernel settings of {} take effect at the next boot", value("IPT_SYSCTL"))));
+    }
+    notes
 }
 
 /// Profiles that the playbook names and the host does not have.
