@@ -192,29 +192,51 @@ fn known_profiles(probe: &dyn Probe) -> Result<Vec<Profile>> {
 }
 
 fn ssh_ports(facts: &Facts, probe: &dyn Probe, listeners: &[Listener]) -> Result<Vec<u16>> {
-    let mut ports = Vec::new();
-    for listener in listeners {
-        if listener.programs.iter().any(|name| name == "sshd") {
-            ports.push(listener.port);
-        }
-    }
+    let of_sshd =
+        |listener: &&Listener| !listener.address.is_loopback() && listener.programs.iter().any(|name| name == "sshd");
+    let mut ports: Vec<u16> = listeners.iter().filter(of_sshd).map(|listener| listener.port).collect();
     if facts.sshd_mode == SshdMode::Socket {
         let command = Command::new(["/usr/bin/systemctl", "show", "--property=Listen", "--value", "ssh.socket"]);
-        let output = probe.ask(&command)?;
         // `[::]:22 (Stream)` or `0.0.0.0:22 (Stream)`, one a line.
-        let address = |line: &str| line.split(" (").next().unwrap_or_default().rsplit(':').next()?.parse::<u16>().ok();
-        ports.extend(output.stdout.lines().filter_map(address));
+        ports.extend(probe.ask(&command)?.stdout.lines().filter_map(|line| port_at_end(line.split(" (").next()?)));
     }
-    if ports.is_empty() && probe.has_program(SSHD) {
-        let output = probe.ask(&Command::new([SSHD, "-T"]))?;
-        ports.extend(output.stdout.lines().filter_map(|line| line.strip_prefix("port ")?.trim().parse::<u16>().ok()));
-        if ports.is_empty() {
-            ports.push(22);
+    ports.sort_unstable();
+    ports.dedup();
+    if ports.len() == 1 || !probe.has_program(SSHD) {
+        return Ok(ports);
+    }
+    let configured = configured_ports(probe)?;
+    // Sessions of sshd before 9.8 hold forwarded ports under the same name: those are no doors of sshd.
+    if ports.iter().any(|port| configured.contains(port)) && facts.sshd_mode != SshdMode::Socket {
+        ports.retain(|port| configured.contains(port));
+    }
+    Ok(if ports.is_empty() { configured } else { ports })
+}
+
+/// The ports of sshd's configuration; 22 when it cannot be read.
+fn configured_ports(probe: &dyn Probe) -> Result<Vec<u16>> {
+    let output = probe.ask(&Command::new([SSHD, "-T"]))?;
+    let (mut ports, mut addressed) = (Vec::new(), Vec::new());
+    for line in output.stdout.lines() {
+        if let Some(port) = line.strip_prefix("port ") {
+            ports.extend(port.trim().parse::<u16>().ok());
+        } else if let Some(address) = line.strip_prefix("listenaddress ") {
+            addressed.extend(port_at_end(address));
         }
+    }
+    // Addresses name the ports that are really opened.
+    let mut ports = if addressed.is_empty() { ports } else { addressed };
+    if ports.is_empty() {
+        ports.push(22);
     }
     ports.sort_unstable();
     ports.dedup();
     Ok(ports)
+}
+
+/// 22 of `[::]:22` or `0.0.0.0:22`.
+fn port_at_end(address: &str) -> Option<u16> {
+    address.trim().rsplit_once(':')?.1.parse().ok()
 }
 
 fn boot(facts: &Facts, probe: &dyn Probe) -> Result<Boot> {
