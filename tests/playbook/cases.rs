@@ -176,10 +176,14 @@ pub fn odd_words() -> Vec<Case> {
         "99999999999999999999",
         "\"\\q\"",
     ];
-    let mut out = Vec::new();
+    let (mut out, mut seen) = (Vec::new(), BTreeMap::<String, usize>::new());
     for field in fields() {
-        // A comment on sudo's groups may say many things; an odd word is refused in all fields alike.
-        out.extend(words.iter().map(|word| case(&format!("'{word}'"), &field, with(&field, word))));
+        // Two fields of each sort: what a bare word means is decided before its field is known.
+        let count = seen.entry(field.mark.clone()).or_default();
+        *count += 1;
+        if *count <= 2 {
+            out.extend(words.iter().map(|word| case(&format!("'{word}'"), &field, with(&field, word))));
+        }
     }
     out
 }
