@@ -48,7 +48,7 @@ pub(super) fn about(schema: &Value) -> Option<String> {
         return Some("the name of a file beside the playbook".to_owned());
     }
     let row = ROWS.iter().find(|row| row.format == format)?;
-    Some(row.about.split(':').next().unwrap_or(row.about).to_owned())
+    Some(row.about.split(": ").next().unwrap_or(row.about).to_owned())
 }
 
 /// A right text for `schema`.
