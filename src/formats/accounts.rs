@@ -185,13 +185,46 @@ impl Records {
         if !present && self.count(group) == 0 || self.is_member(group, user) == present {
             return Ok(false);
         }
-        let old = self.fields(group).and_then(|fields| fields.get(MEMBERS).cloned()).unwrap_or_default();
-        let mut members: Vec<&str> = old.split(',').filter(|member| !member.is_empty() && *member != user).collect();
+        let old = self.members(group);
+        let mut members: Vec<&str> = old.split(',').filter(|member| *member != user).collect();
+        if old.is_empty() {
+            members.clear();
+        }
         if present {
             members.push(user);
         }
         self.set_field(group, MEMBERS, &members.join(","))?;
         Ok(true)
+    }
+
+    /// The member that stands behind `user` in the list of `group`.
+    pub fn member_after(&self, group: &str, user: &str) -> Option<String> {
+        let members = self.members(group);
+        let mut behind = members.split(',').skip_while(|member| *member != user).skip(1);
+        behind.find(|member| !member.is_empty()).map(str::to_owned)
+    }
+
+    /// Adds `user` to the member list of `group` in front of `before` (at the end when that one is not there), and tells
+    /// whether that changed anything.
+    ///
+    /// # Errors
+    /// As [`Records::set_member`] for a new member.
+    pub fn rejoin(&mut self, group: &str, user: &str, before: &str) -> Result<bool, Invalid> {
+        if !self.set_member(group, user, true)? {
+            return Ok(false);
+        }
+        let list = self.members(group);
+        let mut members: Vec<&str> = list.split(',').collect();
+        if let Some(at) = members.iter().position(|member| *member == before) {
+            members.pop();
+            members.insert(at, user);
+            self.set_field(group, MEMBERS, &members.join(","))?;
+        }
+        Ok(true)
+    }
+
+    fn members(&self, group: &str) -> String {
+        self.fields(group).and_then(|fields| fields.get(MEMBERS).cloned()).unwrap_or_default()
     }
 
     /// All lines that are passwd(5) entries.
@@ -387,6 +420,31 @@ mod tests {
             assert!(records.set_member(group, user, true).is_err(), "{group} {user:?}");
         }
         assert!(!records.is_member("sudo", "")); // an empty list has no member called nothing
+    }
+
+    #[test]
+    fn a_member_comes_back_where_it_stood() {
+        for list in ["a,b,c", "b,a", "a", ""] {
+            for user in ["a", "b", "c"] {
+                let mut records = Records::parse(format!("g:x:1:{list}\n").as_bytes());
+                let (before, was) = (records.member_after("g", user), records.is_member("g", user));
+                assert_eq!(records.set_member("g", user, false).unwrap(), was);
+                match before {
+                    Some(before) => assert!(records.rejoin("g", user, &before).unwrap()),
+                    None => assert!(records.set_member("g", user, true).unwrap()),
+                }
+                let wanted = match (was, list) {
+                    (true, list) => list.to_owned(),
+                    (false, "") => user.to_owned(),
+                    (false, list) => format!("{list},{user}"),
+                };
+                assert_eq!(records.render(), format!("g:x:1:{wanted}\n").as_bytes(), "{list:?} {user}");
+            }
+        }
+        let mut records = Records::parse(b"g:x:1:b,d\n");
+        assert!(records.rejoin("g", "a", "c").unwrap());
+        assert!(!records.rejoin("g", "a", "b").unwrap());
+        assert_eq!(records.render(), b"g:x:1:b,d,a\n");
     }
 
     #[test]

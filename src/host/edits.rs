@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::{AccountEdit, Database};
 use crate::error::{Failure, Result};
 use crate::formats::accounts::Records;
+use crate::types::Invalid;
 
 /// The databases that edits name, parsed; a file that does not exist has no entry here.
 pub type Databases = BTreeMap<Database, Records>;
@@ -25,7 +26,8 @@ pub const fn database(edit: &AccountEdit) -> Database {
         AccountEdit::Add { db, .. }
         | AccountEdit::Remove { db, .. }
         | AccountEdit::Field { db, .. }
-        | AccountEdit::Member { db, .. } => *db,
+        | AccountEdit::Member { db, .. }
+        | AccountEdit::Rejoin { db, .. } => *db,
     }
 }
 
@@ -75,12 +77,12 @@ pub fn apply(before: &Databases, edits: &[AccountEdit]) -> Result<Edited> {
     Ok(Edited { writes, undo })
 }
 
-fn one(records: &mut Records, edit: &AccountEdit) -> std::result::Result<Option<AccountEdit>, crate::types::Invalid> {
+fn one(records: &mut Records, edit: &AccountEdit) -> std::result::Result<Option<AccountEdit>, Invalid> {
     match edit {
         AccountEdit::Add { db, line } => {
             let key = line.split(':').next().unwrap_or_default().to_owned();
             if line.split(':').count() != fields(*db) {
-                return Err(crate::types::Invalid::new(
+                return Err(Invalid::new(
                     format!("the new line for '{key}' has not {} fields", fields(*db)),
                     "report this as a defect of keyward",
                 ));
@@ -97,15 +99,28 @@ fn one(records: &mut Records, edit: &AccountEdit) -> std::result::Result<Option<
             Ok((old != *value).then(|| AccountEdit::Field { db: *db, key: key.clone(), index: *index, value: old }))
         }
         AccountEdit::Member { db, group, user, present } => {
-            if !matches!(db, Database::Group | Database::Gshadow) {
-                return Err(crate::types::Invalid::new(
-                    "only groups have members",
-                    "report this as a defect of keyward",
-                ));
-            }
+            has_members(*db)?;
+            let next = records.member_after(group, user);
             let changed = records.set_member(group, user, *present)?;
             let (db, group, user) = (*db, group.clone(), user.clone());
-            Ok(changed.then_some(AccountEdit::Member { db, group, user, present: !present }))
+            let inverse = match next {
+                Some(before) if !present => AccountEdit::Rejoin { db, group, user, before },
+                _ => AccountEdit::Member { db, group, user, present: !present },
+            };
+            Ok(changed.then_some(inverse))
         }
+        AccountEdit::Rejoin { db, group, user, before } => {
+            has_members(*db)?;
+            let changed = records.rejoin(group, user, before)?;
+            let (db, group, user) = (*db, group.clone(), user.clone());
+            Ok(changed.then_some(AccountEdit::Member { db, group, user, present: false }))
+        }
+    }
+}
+
+fn has_members(db: Database) -> std::result::Result<(), Invalid> {
+    match db {
+        Database::Group | Database::Gshadow => Ok(()),
+        _ => Err(Invalid::new("only groups have members", "report this as a defect of keyward")),
     }
 }

@@ -284,3 +284,76 @@ impl Host for MemoryHost {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    const TOOL: &str = "/usr/bin/tool";
+
+    fn host() -> MemoryHost {
+        let mut world = World::default();
+        world.file("/etc/f", "old", 0o640);
+        let host = MemoryHost::new(world);
+        host.program(TOOL, |world, command| {
+            let seen = command.argv.get(1).and_then(|path| world.text(path)).unwrap_or_default();
+            world.file("/etc/made", seen.clone(), 0o600);
+            Output { code: 0, stdout: seen, stderr: String::new() }
+        });
+        host
+    }
+
+    #[test]
+    fn asking_changes_nothing_and_running_does() {
+        let host = host();
+        let before = host.snapshot();
+        assert_eq!(host.ask(&Command::new([TOOL, "/etc/f"])).unwrap().stdout, "old");
+        let staged = [Staged { name: "a/b".to_owned(), content: b"in {stage}".to_vec(), mode: 0o600 }];
+        let output = host.ask_staged(&staged, &Command::new([TOOL, "{stage}/a/b"])).unwrap();
+        assert_eq!(output.stdout, format!("in {STAGE}"));
+        assert_eq!((host.snapshot(), host.changes()), (before, 0));
+        assert!(host.run(&Command::new([TOOL, "/etc/f"])).unwrap().ok());
+        assert_eq!(host.edit(|world| world.text("/etc/made")).unwrap(), "old");
+        assert_eq!(host.changes(), 1);
+        for run in [host.ask(&Command::new(["/usr/bin/other"])), host.run(&Command::new(["/usr/bin/other"]))] {
+            assert_eq!(run.unwrap_err().kind, Kind::Unknown);
+        }
+        assert!(host.has_program(TOOL) && !host.has_program("/etc/f") && !host.has_program("/usr/bin/other"));
+    }
+
+    #[test]
+    fn one_operation_fails_when_it_is_its_turn() {
+        let path = AbsPath::fixed("/etc/f");
+        let node = Node::File { content: b"new".to_vec(), mode: 0o600, owner: Owner::Actor };
+        for turn in 1..4 {
+            let host = host();
+            let before = host.snapshot();
+            host.fail_after(turn);
+            let outcome: Vec<bool> = vec![
+                host.put(&path, &Actor::Root, &node).is_ok(),
+                host.run(&Command::new([TOOL, "/etc/f"])).is_ok(),
+                host.remove(&path, &Actor::Root).is_ok(),
+                host.remove(&path, &Actor::Root).is_ok(),
+            ];
+            let wanted: Vec<bool> = (1..5).map(|at| at != turn).collect();
+            assert_eq!(outcome, wanted);
+            assert_ne!(host.snapshot(), before);
+        }
+    }
+
+    #[test]
+    fn a_hangup_needs_a_daemon_and_its_pid_file() {
+        let host = host();
+        let (pidfile, program) = (AbsPath::fixed("/run/d.pid"), AbsPath::fixed("/usr/sbin/d"));
+        host.daemon("/usr/sbin/d", |world| {
+            world.file("/run/seen", "", 0o600);
+            Ok(())
+        });
+        assert!(host.hangup(&pidfile, &program, None).is_err());
+        host.edit(|world| world.file("/run/d.pid", "7\n", 0o644));
+        assert!(host.hangup(&pidfile, &AbsPath::fixed("/usr/sbin/e"), None).is_err());
+        host.hangup(&pidfile, &program, None).unwrap();
+        assert!(host.snapshot().entry("/run/seen").is_some());
+    }
+}

@@ -220,6 +220,18 @@ pub enum AccountEdit {
         /// True: must be a member; false: must not be.
         present: bool,
     },
+    /// Puts a user back into the members of a group where it stood; the inverse of a [`AccountEdit::Member`] that took it
+    /// out of the middle. Does nothing when it is a member.
+    Rejoin {
+        /// `Group` or `Gshadow`.
+        db: Database,
+        /// The group.
+        group: String,
+        /// The user.
+        user: String,
+        /// The member it stood before; at the end when that one has gone.
+        before: String,
+    },
 }
 
 /// A colon-separated user database.
@@ -398,7 +410,8 @@ pub trait Host: Probe {
     /// When it cannot be removed (a directory with entries among them).
     fn remove(&self, path: &AbsPath, actor: &Actor) -> Result<()>;
 
-    /// Puts a before-image back.
+    /// Puts a before-image back. Where no second file can be made (a full disk), a file is overwritten in place if the old
+    /// content takes no more room: then it is not atomic, and may be repeated after a crash.
     ///
     /// # Errors
     /// When the path or a parent is now a link, or the write fails.

@@ -68,6 +68,16 @@ pub fn sh(script: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Short content as it is, long content as a number.
+fn content(bytes: &[u8]) -> String {
+    let mut hasher = std::hash::DefaultHasher::new();
+    std::hash::Hash::hash(bytes, &mut hasher);
+    match std::str::from_utf8(bytes) {
+        Ok(text) if bytes.len() < 200 => format!("{text:?}"),
+        _ => format!("{} bytes {:x}", bytes.len(), std::hash::Hasher::finish(&hasher)),
+    }
+}
+
 /// One line for each path below `root`: kind, mode, owner, links, attributes and content, but no times.
 pub fn digest(root: &str) -> Vec<String> {
     let mut lines = Vec::new();
@@ -78,7 +88,7 @@ pub fn digest(root: &str) -> Vec<String> {
 fn walk(path: &Path, lines: &mut Vec<String>) {
     let meta = std::fs::symlink_metadata(path).unwrap();
     let content = if meta.is_file() {
-        std::fs::read(path).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
+        content(&std::fs::read(path).unwrap())
     } else if meta.is_symlink() {
         std::fs::read_link(path).unwrap().display().to_string()
     } else {

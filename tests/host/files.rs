@@ -96,3 +96,126 @@ fn what_is_no_plain_file_is_refused() {
         }
     });
 }
+
+/// A file system of this size and number of files over a fresh directory, with one old file.
+fn small(options: &str) {
+    sh(&format!(
+        "umount /etc/t 2>/dev/null || true; mkdir -p /etc/t; mount -t tmpfs -o mode=755,{options} small /etc/t; echo old >/etc/t/old"
+    ));
+}
+
+#[test]
+fn what_cannot_be_changed_stays_and_leaves_nothing_behind() {
+    inside("files::what_cannot_be_changed_stays_and_leaves_nothing_behind", || {
+        let host = machine();
+        let old = at("/etc/t/old");
+        let big = file(&"x".repeat(200_000), 0o600);
+        let cases: [(&str, &str, &str, &str, Kind, bool); 7] = [
+            ("full disk", "size=64k", "true", "true", Kind::Failed, false),
+            ("no inodes", "nr_inodes=3", "touch /etc/t/b", "true", Kind::Failed, false),
+            ("read-only", "size=1m", "mount -o remount,ro /etc/t", "true", Kind::Refused, true),
+            (
+                "mount point",
+                "size=1m",
+                "mount --bind /etc/hostname /etc/t/old",
+                "umount /etc/t/old",
+                Kind::Refused,
+                false,
+            ),
+            ("immutable", "size=1m", "chattr +i /etc/t/old", "chattr -i /etc/t/old", Kind::Refused, true),
+            ("append-only", "size=1m", "chattr +a /etc/t/old", "chattr -a /etc/t/old", Kind::Refused, false),
+            ("immutable directory", "size=1m", "chattr +i /etc/t", "chattr -i /etc/t", Kind::Refused, true),
+        ];
+        for (name, options, prepare, release, kind, at_capture) in cases {
+            small(options);
+            let image = host.capture(&old, &Actor::Root).unwrap();
+            sh(prepare);
+            let before = digest("/etc/t");
+            let failure = host.put(&old, &Actor::Root, &big).unwrap_err();
+            assert_eq!(failure.kind, kind, "{name}: {failure}");
+            assert!(!failure.why.is_empty() && !failure.hint.is_empty(), "{name}: {failure}");
+            println!("SEEN {name}: {}", failure.line());
+            assert_eq!(digest("/etc/t"), before, "{name}");
+            assert!(
+                host.put(&at("/etc/t/new"), &Actor::Root, &big).is_err() || !matches!(name, "full disk" | "no inodes")
+            );
+            let _ = host.remove(&at("/etc/t/new"), &Actor::Root);
+            assert_eq!(digest("/etc/t"), before, "{name}");
+            // Before the first change: what the kernel would refuse for sure is not captured.
+            let captured = host.capture(&old, &Actor::Root);
+            assert_eq!(captured.is_err(), at_capture, "{name}: {captured:?}");
+            sh(release);
+            if name == "no inodes" {
+                // The way back works on a full disk, also where the content shrank or grew within a block.
+                std::fs::write("/etc/t/old", "changed meanwhile").unwrap();
+                sh("chmod 4711 /etc/t/old; chown 3:4 /etc/t/old");
+                host.restore(&old, &Actor::Root, &image).unwrap();
+                assert_eq!(digest("/etc/t"), before, "{name}");
+                assert!(host.restore(&at("/etc/t/new"), &Actor::Root, &image).is_err());
+            }
+            if name != "read-only" {
+                host.restore(&old, &Actor::Root, &image).unwrap();
+            }
+        }
+    });
+}
+
+/// An access list that lets uid 7 read (acl(5); the kernel's form is version 2, then tag, bits and id of each entry).
+fn acl(mask: u16) -> Vec<u8> {
+    let none = u32::MAX;
+    let mut bytes = 2u32.to_le_bytes().to_vec();
+    for (tag, bits, id) in [(1u16, 6u16, none), (2, 4, 7), (4, 4, none), (16, mask, none), (32, 0, none)] {
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(bits.to_le_bytes());
+        bytes.extend(id.to_le_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn access_lists_survive() {
+    inside("files::access_lists_survive", || {
+        let host = machine();
+        sh("mkdir /etc/t; echo a >/etc/t/plain; echo b >/etc/t/listed");
+        xattr::set("/etc/t/listed", "system.posix_acl_access", &acl(4)).unwrap();
+        // From now on new files inherit a list, also those in the making.
+        xattr::set("/etc/t", "system.posix_acl_default", &acl(6)).unwrap();
+        let before = digest("/etc/t");
+        let mode = |name: &str| host.meta(&at(name), &Actor::Root).unwrap().unwrap().mode;
+        for (name, bits) in [("/etc/t/plain", 0o644), ("/etc/t/listed", 0o640)] {
+            let image = host.capture(&at(name), &Actor::Root).unwrap();
+            host.put(&at(name), &Actor::Root, &file("new", bits)).unwrap();
+            assert_eq!(mode(name), bits);
+            assert_eq!(
+                xattr::get(name, "system.posix_acl_access").unwrap().is_some(),
+                name.ends_with("listed"),
+                "{name}"
+            );
+            host.restore(&at(name), &Actor::Root, &image).unwrap();
+        }
+        assert_eq!(digest("/etc/t"), before);
+        host.put(&at("/etc/t/fresh"), &Actor::Root, &file("", 0o600)).unwrap();
+        assert_eq!(mode("/etc/t/fresh"), 0o600);
+        host.restore(&at("/etc/t/fresh"), &Actor::Root, &Image::Absent).unwrap();
+        assert_eq!(digest("/etc/t"), before);
+    });
+}
+
+#[test]
+fn what_a_killed_run_left_is_swept_on_the_way_back() {
+    inside("files::what_a_killed_run_left_is_swept_on_the_way_back", || {
+        let host = machine();
+        sh("mkdir /etc/t; echo x >/etc/t/f");
+        let before = digest("/etc/t");
+        let image = host.capture(&at("/etc/t/f"), &Actor::Root).unwrap();
+        sh(&format!(
+            "cd /etc/t; echo y >.keyward-999999-0.tmp; mkdir .keyward-999999-1.tmp; touch .keyward-{}-0.tmp",
+            std::process::id()
+        ));
+        host.put(&at("/etc/t/f"), &Actor::Root, &file("y", 0o600)).unwrap();
+        host.restore(&at("/etc/t/f"), &Actor::Root, &image).unwrap();
+        // One in the making by a living process is not ours to remove, and not overwritten either.
+        sh(&format!("rm /etc/t/.keyward-{}-0.tmp", std::process::id()));
+        assert_eq!(digest("/etc/t"), before);
+    });
+}

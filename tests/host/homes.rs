@@ -271,3 +271,29 @@ fn a_killed_child_is_replaced() {
         assert!(host.meta(&home, &actor).unwrap().is_some());
     });
 }
+
+#[test]
+fn a_user_that_stops_the_child_gains_nothing() {
+    inside("homes::a_user_that_stops_the_child_gains_nothing", || {
+        new_user();
+        let (host, actor) = (machine(), deploy());
+        let home = at("/home/deploy");
+        assert!(host.meta(&home, &actor).unwrap().is_some());
+        sh(
+            "/bin/su deploy -s /bin/sh -c 'for d in /proc/[0-9]*; do [ \"$(cat $d/comm)\" = keyward ] && kill -STOP ${d#/proc/}; done; true'",
+        );
+        let began = std::time::Instant::now();
+        let failure = host.meta(&home, &actor).unwrap_err();
+        assert_eq!(failure.kind, Kind::Unknown, "{failure}");
+        assert!(failure.why.contains("10 s") && began.elapsed().as_secs() >= 9, "{failure}");
+        let mut times: Vec<_> = (0..20)
+            .map(|_| {
+                let (host, began) = (machine(), std::time::Instant::now());
+                assert!(host.meta(&home, &actor).unwrap().is_some());
+                began.elapsed()
+            })
+            .collect();
+        times.sort();
+        println!("SEEN the first look as a user takes {:?} (median of 20)", times[10]);
+    });
+}

@@ -25,6 +25,8 @@ type Xattrs = BTreeMap<String, Vec<u8>>;
 /// Beginning and end of the names of files in the making: the dots keep sudo, sshd and run-parts from reading them.
 const TEMP: (&str, &str) = (".keyward-", ".tmp");
 
+/// Room on a disk is given out in blocks; all usual file systems have this size or a smaller one.
+const BLOCK: u64 = 4096;
 /// How many names are tried; only leftovers of a killed run with the same pid can stand in the way.
 const TRIES: u32 = 100;
 
@@ -89,6 +91,12 @@ impl<'a> Place<'a> {
         fault(Kind::Failed, self.path, what, errno)
     }
 
+    /// A state of the host that keyward must not touch: flags of chattr(1), mount points, a read-only file system.
+    fn stuck(&self, what: &str, errno: Errno) -> Failure {
+        let refused = matches!(errno, Errno::EPERM | Errno::EBUSY | Errno::EROFS);
+        fault(if refused { Kind::Refused } else { Kind::Failed }, self.path, what, errno)
+    }
+
     fn io_failed(&self, what: &str, error: &std::io::Error) -> Failure {
         io_fault(Kind::Failed, self.path, what, error)
     }
@@ -120,6 +128,7 @@ impl<'a> Place<'a> {
 
     /// Everything needed to put back what stands here.
     pub fn capture(&self) -> Result<Image> {
+        self.changeable(".")?;
         let Some(meta) = self.meta()? else { return Ok(Image::Absent) };
         rules::capturable(self.path, &meta, self.who)?;
         walk::judge_written(self.dir, self.who)?;
@@ -133,7 +142,7 @@ impl<'a> Place<'a> {
         }
         let (file, meta) = self.open(meta.kind)?;
         rules::capturable(self.path, &meta, self.who)?;
-        self.changeable()?;
+        self.changeable(self.name)?;
         let xattrs = xattrs_of(&file)
             .map_err(|error| io_fault(Kind::Unknown, self.path, "its extended attributes cannot be read", &error))?;
         let Meta { mode, uid, gid, .. } = meta;
@@ -143,10 +152,10 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Asks the kernel whether this could be changed: immutable files and read-only file systems are found before the
+    /// Asks the kernel whether `name` in the directory could be changed: immutable files and read-only file systems are found before the
     /// first change and not midway. access(2) changes nothing, not even for watchers.
-    fn changeable(&self) -> Result<()> {
-        match faccessat(&self.dir.file, self.name, AccessFlags::W_OK, AtFlags::empty()) {
+    fn changeable(&self, name: &str) -> Result<()> {
+        match faccessat(&self.dir.file, name, AccessFlags::W_OK, AtFlags::empty()) {
             Err(errno @ (Errno::EPERM | Errno::EROFS)) => {
                 Err(fault(Kind::Refused, self.path, "cannot be changed", errno))
             }
@@ -185,7 +194,7 @@ impl<'a> Place<'a> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mode = Mode::from_bits_truncate(attributes.mode & 0o700);
         let (temp, fd) = fresh(self.dir, |name| openat(&self.dir.file, name, flags, mode))
-            .map_err(|errno| self.failed("no new file can be made in its directory", errno))?;
+            .map_err(|errno| self.stuck("no new file can be made in its directory", errno))?;
         let mut file = File::from(fd);
         file.write_all(content).map_err(|error| self.io_failed("cannot be written", &error))?;
         self.dress(&file, attributes)?;
@@ -202,7 +211,7 @@ impl<'a> Place<'a> {
             return file.sync_all().map_err(|error| self.io_failed("cannot be written to the disk", &error));
         }
         let (temp, ()) = fresh(self.dir, |name| mkdirat(&self.dir.file, name, Mode::S_IRWXU))
-            .map_err(|errno| self.failed("the directory cannot be made", errno))?;
+            .map_err(|errno| self.stuck("the directory cannot be made", errno))?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&self.dir.file, temp.name.as_str(), flags, Mode::empty())
             .map_err(|errno| self.failed("the new directory cannot be opened", errno))?;
@@ -229,10 +238,8 @@ impl<'a> Place<'a> {
     }
 
     fn rename(&self, temp: Temp<'_>) -> Result<()> {
-        renameat(&self.dir.file, temp.name.as_str(), &self.dir.file, self.name).map_err(|errno| {
-            let kind = if matches!(errno, Errno::EPERM | Errno::EBUSY) { Kind::Refused } else { Kind::Failed };
-            fault(kind, self.path, "cannot be replaced", errno)
-        })?;
+        renameat(&self.dir.file, temp.name.as_str(), &self.dir.file, self.name)
+            .map_err(|errno| self.stuck("cannot be replaced", errno))?;
         // The name is gone from the directory, so there is nothing left for the guard.
         std::mem::forget(temp);
         self.sync_dir()
@@ -251,7 +258,7 @@ impl<'a> Place<'a> {
         match unlinkat(&self.dir.file, self.name, how) {
             Ok(()) => self.sync_dir(),
             Err(Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(self.failed("cannot be removed", errno)),
+            Err(errno) => Err(self.stuck("cannot be removed", errno)),
         }
     }
 
@@ -265,7 +272,13 @@ impl<'a> Place<'a> {
             Image::Absent => self.remove(),
             Image::File { content, mode, uid, gid, xattrs } => {
                 walk::judge_written(self.dir, self.who)?;
-                self.put_file(content, &Attributes { mode: *mode, ids: (*uid, *gid), xattrs: Some(xattrs) })
+                let attributes = Attributes { mode: *mode, ids: (*uid, *gid), xattrs: Some(xattrs) };
+                match self.put_file(content, &attributes) {
+                    Err(failure) if failure.kind == Kind::Failed => {
+                        self.overwrite(content, &attributes).map_err(|_| failure)
+                    }
+                    done => done,
+                }
             }
             Image::Dir { mode, uid, gid, xattrs } => {
                 walk::judge_written(self.dir, self.who)?;
@@ -273,6 +286,26 @@ impl<'a> Place<'a> {
             }
             Image::Link { target, uid, gid } => self.restore_link(target, *uid, *gid),
         }
+    }
+
+    /// The way back must work on a full disk, where no second file can be made: as the last resort the file that stands
+    /// here is overwritten, if the old content takes no more room. Not atomic; a restore may be repeated after a crash.
+    fn overwrite(&self, content: &[u8], attributes: &Attributes<'_>) -> Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let fd = openat(&self.dir.file, self.name, flags, Mode::empty())
+            .map_err(|errno| self.failed("cannot be written", errno))?;
+        let meta = meta_of(&fstat(&fd).map_err(|errno| self.failed("cannot be looked at", errno))?);
+        rules::replace_by_file(self.path, &meta, self.who)?;
+        let blocks = |bytes: u64| bytes.div_ceil(BLOCK);
+        if blocks(content.len() as u64) > blocks(meta.size) {
+            return Err(self.failed("cannot be written", Errno::ENOSPC));
+        }
+        let mut file = File::from(fd);
+        file.write_all(content)
+            .and_then(|()| file.set_len(content.len() as u64))
+            .map_err(|error| self.io_failed("cannot be written", &error))?;
+        self.dress(&file, attributes)?;
+        file.sync_all().map_err(|error| self.io_failed("cannot be written to the disk", &error))
     }
 
     fn restore_link(&self, target: &str, uid: u32, gid: u32) -> Result<()> {

@@ -42,7 +42,10 @@ pub fn prepare_process() -> Result<()> {
     }
     let (_, core) = limit(Resource::RLIMIT_CORE)?;
     setrlimit(Resource::RLIMIT_CORE, 0, core).map_err(fail("cannot switch off core dumps"))?;
-    nix::sys::prctl::set_dumpable(false).map_err(fail("cannot switch off core dumps"))?;
+    if geteuid().is_root() {
+        // A plain user's own files in /proc would become root's by it, its id maps among them (proc(5)).
+        nix::sys::prctl::set_dumpable(false).map_err(fail("cannot switch off core dumps"))?;
+    }
     default_signals().map_err(fail("cannot take up signals again"))?;
     close_inherited();
     Ok(())

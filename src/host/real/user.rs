@@ -24,7 +24,7 @@ use crate::types::{AbsPath, UserName};
 /// The hidden first argument that makes this program the child.
 pub const AS_USER_ARG: &str = "__as-user";
 /// A user can stop its own processes and hang its own file systems; after this long the child is given up.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(10);
 /// Longest reply: a file of the read limit in hexadecimal, and some.
 const REPLY_LIMIT: usize = 8 << 20;
 
@@ -109,7 +109,7 @@ impl Session {
         while !rest.is_empty() {
             let Some(pipe) = self.child.stdin.as_mut() else { return Err(self.broken("cannot be asked", "no pipe")) };
             if !ready(&*pipe, PollFlags::POLLOUT, until) {
-                return Err(self.broken("takes no work", "its deadline of 20 s is over"));
+                return Err(self.broken("takes no work", "its deadline of 10 s is over"));
             }
             // A pipe that polls as writable takes PIPE_BUF bytes (4096) without blocking.
             let part = rest.get(..rest.len().min(4096)).unwrap_or(rest);
@@ -128,7 +128,7 @@ impl Session {
         loop {
             let Some(pipe) = self.child.stdout.as_mut() else { return Err(self.broken("cannot be heard", "no pipe")) };
             if !ready(&*pipe, PollFlags::POLLIN, until) {
-                return Err(self.broken("does not answer", "its deadline of 20 s is over"));
+                return Err(self.broken("does not answer", "its deadline of 10 s is over"));
             }
             let count = pipe.read(&mut part).map_err(|error| self.broken("cannot be heard", error))?;
             line.extend_from_slice(part.get(..count).unwrap_or_default());
