@@ -5,5 +5,6 @@ pub mod authorized_keys;
 pub mod netfilter;
 pub mod sshd_config;
 pub mod sshd_effective;
+pub mod sshd_match;
 pub mod sudoers;
 pub mod ufw;

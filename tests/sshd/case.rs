@@ -1,7 +1,8 @@
 //! The data file of an awkward host. Head lines `word: value`, then sections `== NAME`, each to the next one:
 //!
 //! - `suites: bookworm sid` (default bookworm); `outcome: hardened`, `outcome: refused PLACE` or `outcome: nothing`;
-//! - `daemon: ARGS` options for the running sshd, or `daemon: stopped`;
+//! - `daemon: ARGS` options for the running sshd, `daemon: stopped`, or `daemon: ssh.service` and `daemon: ssh.socket`
+//!   for a unit of systemd (on suites named `systemd/SUITE`, in a container);
 //! - `want: keyword value` (global) or `want: USER@ADDRESS keyword value`: what the real sshd must say at the end;
 //! - `untouched: PATH` files that must not change; `note: TEXT` part of a note of the plan;
 //! - `== playbook`, YAML, default [`REFERENCE`]; `== run`, a shell script run before sshd starts;

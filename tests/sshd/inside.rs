@@ -12,6 +12,7 @@ use keyward::change::{Change, Note, Plan, Promise};
 use keyward::engine::{About, Apply, LaterEdits, Rollback, apply, assess, rollback};
 use keyward::error::{Failure, Kind};
 use keyward::facts::Facts;
+use keyward::formats::sshd_match;
 use keyward::host::Probe;
 use keyward::host::ledger::MemoryLedger;
 use keyward::host::real::RealHost;
@@ -139,6 +140,12 @@ fn prepare(case: &Case) {
     }
     sh(&case.script);
     let Some(arguments) = &case.daemon else { return };
+    if let [unit] = arguments.as_slice()
+        && unit.starts_with("ssh.")
+    {
+        sh(&format!("systemctl daemon-reload; systemctl stop ssh.service ssh.socket; systemctl start {unit}"));
+        return;
+    }
     let status = Command::new("/usr/sbin/sshd").args(arguments).stdin(Stdio::null()).status().unwrap();
     assert!(status.success(), "the case's sshd does not start");
     let start = Instant::now();
@@ -161,6 +168,7 @@ pub fn run(case: &Case) {
     let before = digest();
     let host = RealHost::with_program("/opt/keyward");
     let facts = Facts::gather(&host).unwrap();
+    model_agrees(&host, &facts, "before");
     let tasks = vec![task(case)];
     let about = About { playbook: "case.yml".to_owned(), digest: String::new() };
     let first = assess(&tasks, &about, &facts, &host, &Anyone);
@@ -224,6 +232,7 @@ fn hardened(
     }
     assert!(matches!(outcome.exit, Exit::AsAsked | Exit::Unverified), "{outcome:?}");
     wants(case);
+    model_agrees(host, facts, "after");
     let after = digest();
     for path in &case.untouched {
         assert_eq!(before.get(path), after.get(path), "{path} changed");
@@ -288,6 +297,64 @@ fn wants(case: &Case) {
     }
 }
 
+/// Keywords that the model knows.
+const MODELLED: [&str; 16] = [
+    "port",
+    "listenaddress",
+    "permitrootlogin",
+    "pubkeyauthentication",
+    "passwordauthentication",
+    "kbdinteractiveauthentication",
+    "x11forwarding",
+    "allowtcpforwarding",
+    "allowagentforwarding",
+    "maxauthtries",
+    "logingracetime",
+    "clientaliveinterval",
+    "maxstartups",
+    "authenticationmethods",
+    "usepam",
+    "allowusers",
+];
+
+/// The model of `formats::sshd_match` says of every account and address what the real sshd says.
+fn model_agrees(host: &RealHost, facts: &Facts, when: &str) {
+    let runs = |args: &[&str]| Command::new("/usr/sbin/sshd").args(args).output().unwrap().status.success();
+    if !runs(&["-T"]) {
+        return;
+    }
+    let tree = keyward::resources::sshd::tree::load(host, "/etc/ssh/sshd_config").unwrap();
+    for user in ["", "root", "bob", "deploy"] {
+        for address in ["127.0.0.1", "192.0.2.1", "2001:db8::1", "10.1.2.3"] {
+            let connection = (!user.is_empty()).then(|| sshd_match::Connection {
+                user: user.to_owned(),
+                groups: sh(&format!("id -Gn {user}")).split_whitespace().map(str::to_owned).collect(),
+                address: address.to_owned(),
+                host: address.to_owned(),
+                local_address: "192.0.2.9".to_owned(),
+                local_port: 2222,
+            });
+            let model = sshd_match::effective(&tree, connection.as_ref(), !facts.sshd_at_least(8, 7));
+            let real = effective(user, address);
+            for keyword in MODELLED {
+                let sorted = |mut values: Vec<String>| {
+                    values.sort();
+                    values
+                };
+                let said = sorted(real.get(keyword).cloned().unwrap_or_default());
+                let told = model
+                    .all(keyword)
+                    .map(|value| value.to_lowercase().replace("without-password", "prohibit-password"));
+                assert_eq!(
+                    sorted(told.collect()),
+                    said,
+                    "{when}: the model and sshd differ: {keyword} {user}@{address}"
+                );
+            }
+        }
+    }
+}
+
 /// `sshd -T`, keyword (lower case) to values in lower case.
 fn effective(user: &str, address: &str) -> BTreeMap<String, Vec<String>> {
     let mut command = Command::new("/usr/sbin/sshd");
@@ -295,7 +362,12 @@ fn effective(user: &str, address: &str) -> BTreeMap<String, Vec<String>> {
     if !user.is_empty() {
         command.args(["-C", &format!("user={user},host={address},addr={address},laddr=192.0.2.9,lport=2222")]);
     }
+    // Where each connection starts its own sshd, systemd makes the directory for as long as one runs.
+    let lent = std::fs::create_dir("/run/sshd").is_ok();
     let output = command.stdin(Stdio::null()).output().unwrap();
+    if lent {
+        std::fs::remove_dir("/run/sshd").unwrap();
+    }
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut said: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in String::from_utf8(output.stdout).unwrap().lines() {

@@ -14,7 +14,7 @@ mod plan;
 mod ports;
 mod safety;
 mod socket;
-mod tree;
+pub mod tree;
 mod wanted;
 
 use schemars::JsonSchema;

@@ -5,6 +5,7 @@ use super::observe::{Account, Observed};
 use super::wanted::Setting;
 use crate::error::Failure;
 use crate::formats::sshd_effective::Effective;
+use crate::formats::sshd_match::pattern_names;
 
 /// Everything deadly that the settings would lead to, or that stands already.
 pub fn faults(observed: &Observed, settings: &[Setting]) -> Vec<Failure> {
@@ -129,18 +130,6 @@ fn lists(observed: &Observed, effective: &Effective, admin: &Account) -> Option<
         return cut("allowgroups", "AllowGroups names none of its groups", hint);
     }
     None
-}
-
-/// Patterns of ssh_config(5): `*` and `?`.
-fn pattern_names(pattern: &str, name: &str) -> bool {
-    let mut escaped = String::new();
-    for c in pattern.chars() {
-        if matches!(c, '[' | '\\') {
-            escaped.push('\\');
-        }
-        escaped.push(c);
-    }
-    crate::formats::sshd_config::component(&escaped, name)
 }
 
 /// Without PAM, sshd itself takes a password field that begins with `!` for a locked account, keys or not.
