@@ -47,7 +47,7 @@ impl Job<'_> {
     pub(super) fn reload(&self, open: &[u16], closed: &[u16]) -> Vec<Action> {
         let mut actions = match (self.facts.sshd_mode, &self.observed.daemon.socket) {
             (SshdMode::Stopped | SshdMode::Missing, _) => return Vec::new(),
-            (_, Some(socket)) => socket::reload(socket),
+            (_, Some(socket)) => socket::renew(socket),
             (_, None) => vec![self.hangup()],
         };
         if !open.is_empty() {

@@ -48,6 +48,8 @@ pub struct Socket {
     pub accept: bool,
     /// True when the addresses are generated from sshd_config.
     pub generated: bool,
+    /// True when stopping the service would end the sessions of everybody (KillMode= other than `process`).
+    pub kills_sessions: bool,
 }
 
 /// How the daemon is started.
@@ -166,7 +168,9 @@ fn socket(probe: &dyn Probe) -> Result<Socket> {
         generated |= probe.has_program(path);
     }
     let streams = list(&lines, "ListenStream").into_iter().map(|(_, value)| value).collect();
-    Ok(Socket { streams, accept, generated })
+    let service = unit(probe, &["ssh.service", "sshd.service"])?;
+    let kill_mode = service.iter().rev().find(|(_, key, _)| key == "KillMode").map(|(_, _, value)| value.as_str());
+    Ok(Socket { streams, accept, generated, kills_sessions: !accept && kill_mode != Some("process") })
 }
 
 fn unit_flags(probe: &dyn Probe, name: &str) -> Result<Vec<Flag>> {

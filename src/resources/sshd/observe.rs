@@ -99,7 +99,9 @@ pub fn observe(desired: &Desired, facts: &Facts, probe: &dyn Probe) -> Result<Ob
     read_own(probe, &mut tree)?;
     // Where both are missing, sshd names only the keys.
     let run_dir = probe.meta(&AbsPath::fixed(RUN_DIR), &Actor::Root)?.is_some();
-    let mut environment = Environment { run_dir, host_keys: true };
+    // With one sshd per connection, systemd makes and removes it as they come and go.
+    let lasting = !daemon.socket.as_ref().is_some_and(|socket| socket.accept);
+    let mut environment = Environment { run_dir: run_dir && lasting, host_keys: true };
     let effective = ask(probe, &mut environment, &main, None)?;
     let accounts = accounts(desired, probe)?;
     let port = desired.port.map(crate::types::Port::get);

@@ -60,6 +60,7 @@ pub fn plan(desired: &Desired, facts: &Facts, observed: &Observed) -> Result<Pla
     if let Some(fault) = faults.into_iter().next() {
         return Err(fault);
     }
+    job.sessions()?;
     job.free_port()?;
     job.host_keys()?;
     let (opened, tree) = job.open()?;
@@ -141,6 +142,16 @@ impl Job<'_> {
                 if by_flag.is_empty() { self.ports.present.clone() } else { by_flag }
             }
         }
+    }
+
+    /// Behind a socket the service has to be stopped, which must not end anybody's session.
+    fn sessions(&self) -> Result<()> {
+        if !self.observed.daemon.socket.as_ref().is_some_and(|socket| socket.kills_sessions) {
+            return Ok(());
+        }
+        Err(Failure::refused("ssh.service", "stopping it would end every session")
+            .why("its KillMode= is not process, and behind ssh.socket a change needs a stop")
+            .hint("systemctl edit ssh.service, and write there: [Service] KillMode=process"))
     }
 
     /// A port that another program holds cannot be had.

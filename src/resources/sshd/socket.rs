@@ -41,12 +41,13 @@ pub fn restart(socket: &Socket) -> Vec<Action> {
     actions
 }
 
-/// Makes a daemon that the socket has started read its configuration; one per connection reads it anyway.
-pub fn reload(socket: &Socket) -> Vec<Action> {
+/// Makes the next connection meet the new configuration: the daemon that the socket has started goes, the socket stays
+/// and starts another. A reload is no way: from OpenSSH 10 on, the daemon finds no socket after it and dies.
+pub fn renew(socket: &Socket) -> Vec<Action> {
     if socket.accept {
         return Vec::new();
     }
-    vec![Action::Run(Command::new([SYSTEMCTL, "try-reload-or-restart", "ssh.service"]))]
+    vec![Action::Run(Command::new([SYSTEMCTL, "stop", "ssh.service"]))]
 }
 
 #[cfg(test)]
