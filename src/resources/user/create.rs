@@ -15,13 +15,39 @@ const NEVER_AGES: &str = "99999";
 /// uid and gid, chosen as useradd chooses: the highest in use plus one, passing over ids that own somebody's leftovers.
 pub fn ids(desired: &Desired, observed: &Observed, probe: &dyn Probe) -> Result<(u32, u32)> {
     let databases = &observed.databases;
-    let uids: Vec<u32> = databases.passwd.passwd().iter().map(|entry| entry.uid).collect();
-    let gids: Vec<u32> = databases.group.group().iter().map(|entry| entry.gid).collect();
-    let uid = match desired.uid {
+    let mut uids: Vec<u32> = databases.passwd.passwd().iter().map(|entry| entry.uid).collect();
+    let mut gids: Vec<u32> = databases.group.group().iter().map(|entry| entry.gid).collect();
+    let (others, _) = &desired.others;
+    uids.extend(others.iter().filter_map(|(_, uid)| *uid));
+    // What the accounts made before this one will get.
+    for (_, uid) in newcomers(desired, observed) {
+        let (uid, gid) = pick(desired, observed, probe, uid, &uids, &gids)?;
+        uids.push(uid);
+        gids.push(gid);
+    }
+    pick(desired, observed, probe, desired.uid, &uids, &gids)
+}
+
+/// The accounts that this plan makes before this one.
+fn newcomers<'a>(desired: &'a Desired, observed: &'a Observed) -> impl Iterator<Item = (&'a str, Option<u32>)> {
+    let (others, before) = &desired.others;
+    let absent = |name: &str| observed.databases.passwd.count(name) == 0;
+    others.iter().take(*before).filter(move |(name, _)| absent(name)).map(|(name, uid)| (name.as_str(), *uid))
+}
+
+fn pick(
+    desired: &Desired,
+    observed: &Observed,
+    probe: &dyn Probe,
+    given: Option<u32>,
+    uids: &[u32],
+    gids: &[u32],
+) -> Result<(u32, u32)> {
+    let uid = match given {
         Some(uid) => uid,
         None => {
             let range = observed.defs.or("UID_MIN", 1000)..=observed.defs.or("UID_MAX", 60_000);
-            free(range, &uids, |uid| {
+            free(range, uids, |uid| {
                 Ok(!observed.leftovers.contains_key(&uid)
                     && !ground::known_elsewhere(probe, "passwd", &uid.to_string())?)
             })?
@@ -33,7 +59,7 @@ pub fn ids(desired: &Desired, observed: &Observed, probe: &dyn Probe) -> Result<
         return Ok((uid, uid));
     }
     let range = observed.defs.or("GID_MIN", 1000)..=observed.defs.or("GID_MAX", 60_000);
-    let gid = free(range, &gids, unknown)?.ok_or_else(|| no_id(desired, "gid"))?;
+    let gid = free(range, gids, unknown)?.ok_or_else(|| no_id(desired, "gid"))?;
     Ok((uid, gid))
 }
 
@@ -180,12 +206,13 @@ fn entries(desired: &Desired, observed: &Observed, uid: u32, gid: u32, shell: &s
     if observed.databases.gshadow.as_ref().is_some_and(|records| records.count(name) == 0) {
         edits.push(add(Database::Gshadow, format!("{name}:!::")));
     }
-    edits.extend(subordinate(name, observed, uid));
+    edits.extend(subordinate(desired, observed, uid));
     edits
 }
 
 /// Ranges of subordinate ids, as useradd gives them to ordinary accounts where the files exist.
-fn subordinate(name: &str, observed: &Observed, uid: u32) -> Vec<AccountEdit> {
+fn subordinate(desired: &Desired, observed: &Observed, uid: u32) -> Vec<AccountEdit> {
+    let name = desired.name.as_str();
     let defs = &observed.defs;
     if !(defs.or("UID_MIN", 1000)..=defs.or("UID_MAX", 60_000)).contains(&uid) {
         return Vec::new();
@@ -200,7 +227,14 @@ fn subordinate(name: &str, observed: &Observed, uid: u32) -> Vec<AccountEdit> {
         let count = defs.or(&format!("{prefix}_COUNT"), 65_536);
         let low = defs.or(&format!("{prefix}_MIN"), 100_000);
         let high = defs.or(&format!("{prefix}_MAX"), 600_100_000);
-        if let Some(start) = gap(records, low, high, count).filter(|_| count > 0) {
+        let mut records = records.clone();
+        for (other, _) in newcomers(desired, observed) {
+            if let Some(start) = gap(&records, low, high, count) {
+                // One that has a range already needs none.
+                let _ = records.add(&format!("{other}:{start}:{count}"));
+            }
+        }
+        if let Some(start) = gap(&records, low, high, count).filter(|_| count > 0) {
             edits.push(AccountEdit::Add { db, line: format!("{name}:{start}:{count}") });
         }
     }

@@ -19,7 +19,7 @@ use crate::error::{Failure, Result};
 use crate::facts::{Facts, SSHD};
 use crate::formats::accounts::PasswdEntry;
 use crate::host::{Actor, Command, Probe};
-use crate::resource::{Fault, Planned, Resource, Section};
+use crate::resource::{Document, Fault, Planned, Resource, Section};
 use crate::types::{AbsPath, GroupName, Password, PlainText, UserName, Word};
 
 use ground::{Databases, Home, LoginDefs, Skeleton};
@@ -56,6 +56,10 @@ pub struct Desired {
     /// Full name or purpose (GECOS), without `:` and `,`.
     #[serde(default)]
     pub comment: Option<PlainText>,
+    /// The other accounts of the playbook with the uids given for them, and how many stand before this one: several new
+    /// accounts of one plan must not get the same ids.
+    #[serde(skip)]
+    pub others: (Vec<(String, Option<u32>)>, usize),
 }
 
 /// What was found.
@@ -97,6 +101,20 @@ impl Resource for User {
 
     type Desired = Desired;
     type Observed = Observed;
+
+    fn select(mut desired: Desired, document: &Document) -> Option<Desired> {
+        let text = |item: &serde_json::Value| item.get("name").and_then(|name| name.as_str()).map(str::to_owned);
+        let uid = |item: &serde_json::Value| item.get("uid").and_then(serde_json::Value::as_u64);
+        let items = document.section("users").as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut all: Vec<(String, Option<u32>)> = items
+            .iter()
+            .filter_map(|item| Some((text(item)?, uid(item).and_then(|uid| u32::try_from(uid).ok()))))
+            .collect();
+        let before = all.iter().position(|(name, _)| name == desired.name.as_str()).unwrap_or(0);
+        all.retain(|(name, _)| name != desired.name.as_str());
+        desired.others = (all, before);
+        Some(desired)
+    }
 
     fn validate(desired: &Desired) -> Vec<Fault> {
         let mut faults = Vec::new();
