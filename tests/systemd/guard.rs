@@ -1,0 +1,175 @@
+//! The dead-man switch on machines with systemd: nobody confirms, the agent is killed, the agent hangs, the machine
+//! loses power, somebody cancels, somebody confirms from the old door and from the new one. After each the way in is
+//! tried by a real login from outside.
+
+use std::time::{Duration, Instant};
+
+use keyward::proof::{Door, Stage};
+
+use crate::container::{Machine, Mode, docker};
+use crate::support::skipped;
+use crate::{EXCEPT, same};
+
+/// A guarded apply, running in the machine.
+struct Pending {
+    machine: Machine,
+    blank: Vec<String>,
+}
+
+impl Pending {
+    /// A blank machine, and an apply that has opened both doors and waits.
+    fn begin(test: &str, suite: &str, window: &str) -> Option<Self> {
+        let machine = match Machine::start(suite, Mode::Service) {
+            Ok(machine) => machine,
+            Err(reason) => {
+                skipped(test, &reason);
+                return None;
+            }
+        };
+        let except: Vec<&str> = EXCEPT.iter().map(|(path, _)| *path).collect();
+        let blank = machine.files(&except, false);
+        let pending = Self { machine, blank };
+        pending.apply(window);
+        assert_eq!(pending.machine.door(22), Door::Open, "the old door is open while a run is pending");
+        let reply = pending.machine.login("deploy", 2222);
+        assert!(reply.ok, "the new door is open while a run is pending: {reply:?}");
+        // Debian's sudo marks the first use; the mark is this test's doing and not the run's.
+        pending.machine.sh("rm -f /home/deploy/.sudo_as_admin_successful").ok();
+        Some(pending)
+    }
+
+    fn apply(&self, window: &str) {
+        let line = format!(
+            "cd /root/play; setsid -f keyward apply --yes --confirm-within {window} first.yml >/tmp/said 2>&1 </dev/null"
+        );
+        self.machine.sh(&line).ok();
+        self.until("both doors open", || {
+            let status = self.machine.keyward(&["status"]);
+            status.code == 8 && format!("{}{}", status.stdout, status.stderr).contains("the new door is open")
+        });
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, done: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !done() {
+            let said = || self.machine.sh("cat /tmp/said; keyward status; keyward history").stdout;
+            assert!(begun.elapsed() < Duration::from_secs(60), "{what}: {}", said());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// The run ended rolled back for this reason, every byte is as it was, and the old door lets in.
+    #[track_caller]
+    fn rolled_back(&self, reason: &str) {
+        self.until("rolled back", || self.machine.keyward(&["status"]).code == 0);
+        let history = self.machine.keyward(&["history"]).ok();
+        assert!(history.stdout.contains(reason), "{}", history.stdout);
+        assert!(history.stdout.contains("(exit 3)"), "{}", history.stdout);
+        self.until("the guard has gone", || {
+            self.machine.sh("systemctl is-system-running --wait").code == 0 && !self.guarded()
+        });
+        let except: Vec<&str> = EXCEPT.iter().map(|(path, _)| *path).collect();
+        // The container engine writes these anew at each start.
+        let own = |line: &String| {
+            !["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"]
+                .iter()
+                .any(|path| line.ends_with(path) || line.starts_with(path))
+        };
+        let only = |lines: Vec<String>| lines.into_iter().filter(own).collect::<Vec<_>>();
+        same(&only(self.blank.clone()), &only(self.machine.files(&except, false)), "rolled back");
+        assert_eq!(self.machine.door(22), Door::Open, "the old door");
+        assert_ne!(self.machine.door(2222), Door::Open, "the new door");
+        assert!(!self.machine.rules().contains("DROP"), "{}", self.machine.rules());
+        // The old door leads to a login, not only to a listener: sshd asks for a method.
+        assert_eq!(self.machine.login("root", 22).stage, Stage::Auth);
+        assert_eq!(self.machine.keyward(&["log", "verify"]).code, 0);
+    }
+
+    /// True while units, the copy of the program or the veth pair are there.
+    fn guarded(&self) -> bool {
+        let found = self
+            .machine
+            .sh("ls /etc/systemd/system/*/keyward* /etc/systemd/system/keyward* /run/systemd/system/keyward* \
+             /var/lib/keyward/keyward /sys/class/net/keyward0 2>/dev/null; pgrep -x keyward");
+        !found.stdout.trim().is_empty()
+    }
+
+    fn confirm(&self, port: u16) -> (bool, String) {
+        let reply = self.machine.run_as("deploy", port, "sudo keyward confirm");
+        (reply.exit == Some(0), format!("{}{}", reply.stdout, reply.text))
+    }
+}
+
+#[test]
+fn nobody_confirms() {
+    let Some(pending) = Pending::begin("nobody_confirms", "bookworm", "25s") else { return };
+    // The agent and systemd both watch the deadline; whoever comes first undoes.
+    pending.rolled_back("confirm");
+}
+
+#[test]
+fn the_agent_is_killed() {
+    let Some(pending) = Pending::begin("the_agent_is_killed", "bookworm", "25s") else { return };
+    pending.machine.sh("pkill -KILL -x keyward").ok();
+    assert_eq!(pending.machine.keyward(&["status"]).code, 8, "systemd still holds the deadline");
+    pending.rolled_back("the deadline passed without a confirmation");
+}
+
+#[test]
+fn the_agent_hangs() {
+    let Some(pending) = Pending::begin("the_agent_hangs", "trixie", "25s") else { return };
+    pending.machine.sh("pkill -STOP -x keyward").ok();
+    pending.rolled_back("the deadline passed without a confirmation");
+}
+
+#[test]
+fn daemon_reloads_do_not_move_the_deadline() {
+    let Some(pending) = Pending::begin("daemon_reloads_do_not_move_the_deadline", "trixie", "25s") else { return };
+    pending.machine.sh("pkill -KILL -x keyward").ok();
+    let begun = Instant::now();
+    while pending.machine.keyward(&["status"]).code == 8 {
+        pending.machine.sh("systemctl daemon-reload; systemctl daemon-reexec").ok();
+        assert!(begun.elapsed() < Duration::from_secs(40), "the deadline moved");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    pending.rolled_back("the deadline passed without a confirmation");
+}
+
+#[test]
+fn the_power_is_cut() {
+    let Some(mut pending) = Pending::begin("the_power_is_cut", "bookworm", "300s") else { return };
+    docker(&["kill", &pending.machine.name], b"").ok();
+    docker(&["start", &pending.machine.name], b"").ok();
+    pending.machine.settle().unwrap();
+    pending.rolled_back("the machine rebooted before the run was over");
+}
+
+#[test]
+fn somebody_cancels() {
+    let Some(pending) = Pending::begin("somebody_cancels", "bookworm", "300s") else { return };
+    pending.machine.keyward(&["cancel"]).ok();
+    pending.rolled_back("was cancelled");
+}
+
+#[test]
+fn only_a_new_login_through_the_new_door_confirms() {
+    let test = "only_a_new_login_through_the_new_door_confirms";
+    let Some(pending) = Pending::begin(test, "bookworm", "120s") else { return };
+    let machine = &pending.machine;
+    let console = machine.keyward(&["confirm"]);
+    assert_eq!(console.code, 5, "no SSH login: {}", console.stderr);
+    let (confirmed, said) = pending.confirm(22);
+    assert!(!confirmed && said.contains("a door that closes"), "{said}");
+    assert_eq!(machine.door(22), Door::Open);
+    let (confirmed, said) = pending.confirm(2222);
+    assert!(confirmed, "{said}");
+    pending.until("over", || machine.keyward(&["status"]).code == 0);
+    let history = machine.keyward(&["history"]).ok();
+    assert!(history.stdout.contains("the host proves it"), "{}", history.stdout);
+    assert_ne!(machine.door(22), Door::Open, "the old door");
+    assert!(machine.login("deploy", 2222).ok);
+    pending.until("the guard has gone", || !pending.guarded());
+    assert_eq!(machine.keyward(&["plan", "/root/play/first.yml"]).code, 0, "converged");
+    assert_eq!(machine.keyward(&["confirm"]).code, 5, "nothing is pending any more");
+}
