@@ -149,7 +149,7 @@ fn the_power_is_cut() {
 fn somebody_cancels() {
     let Some(pending) = Pending::begin("somebody_cancels", "bookworm", "300s") else { return };
     pending.machine.keyward(&["cancel"]).ok();
-    pending.rolled_back("was cancelled");
+    pending.rolled_back("cancelled");
 }
 
 #[test]

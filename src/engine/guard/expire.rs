@@ -25,19 +25,21 @@ pub fn expire(host: &dyn Host, shelf: &dyn Shelf, ledger: &dyn Ledger, run: &str
     let Some(pending) = record::<Pending>(shelf, run, PENDING)? else {
         return Err(Failure::input(format!("run {run}"), "was never armed"));
     };
-    loop {
+    let because = loop {
         if is_closed(shelf, run)? {
             return Ok(());
         }
         let left = pending.deadline.left_ms(&Now::read(host)?);
         // A cancelled run whose agent is gone need not wait.
-        let cancelled = record::<Said>(shelf, run, DECISION)?.is_some_and(|said| !said.confirmed);
-        if left == 0 || cancelled {
-            break;
+        if let Some(said) = record::<Said>(shelf, run, DECISION)?.filter(|said| !said.confirmed) {
+            break said.because;
+        }
+        if left == 0 {
+            break "the deadline passed without a confirmation".to_owned();
         }
         std::thread::sleep(Duration::from_millis(left.min(500)));
-    }
-    undo(host, shelf, ledger, run, "the deadline passed without a confirmation", Machine::Running, sink)
+    };
+    undo(host, shelf, ledger, run, &because, Machine::Running, sink)
 }
 
 /// After a boot: undoes every run that a reboot cut off, in files only, since nothing runs yet.
