@@ -143,6 +143,7 @@ fn run(sink: &mut dyn Sink) -> Result<Ending> {
             plan,
             access: &job.access,
             prover: Some(&mut prover),
+            prove: engine::Prove::Changes,
             guard: &mut Unguarded,
             approve: &mut |_| true,
         },

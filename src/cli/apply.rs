@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::change::Risk;
 use crate::engine::guard::{LiveGuard, Terms, Wanted, keeper_of};
-use crate::engine::{self, Apply};
+use crate::engine::{self, Apply, Prove};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, Init};
 use crate::host::real::RealHost;
@@ -53,6 +53,7 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
     let accepted = args.i_accept_that_this_host_may_lock_me_out;
     let guarded = risky && !accepted;
     if guarded {
+        refuse_the_example_key(&job)?;
         may_wait(args, &facts, &job)?;
     }
     let yes = args.yes || agreed_to.is_some();
@@ -86,6 +87,7 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
             plan,
             access: &job.access,
             prover: Some(&mut prover),
+            prove: if args.prove { Prove::Always } else { Prove::Changes },
             guard: if guarded { &mut live } else { &mut free },
             approve: &mut |_| agree(args.yes, &job).is_ok(),
         },
@@ -108,6 +110,18 @@ fn may_wait(args: &ApplyArgs, facts: &Facts, job: &Job) -> Result<()> {
         "name the time in which somebody will confirm: keyward apply --yes --confirm-within 300s {}",
         state::quoted(&job.about.playbook)
     )))
+}
+
+/// The key beside the example playbook belongs to nobody: whoever applies it unchanged could never log in.
+fn refuse_the_example_key(job: &Job) -> Result<()> {
+    let example = include_str!("../../playbooks/first-login.pub");
+    let Some(blob) = example.split_whitespace().nth(1) else { return Ok(()) };
+    match job.sources.iter().find(|file| file.text.contains(blob)) {
+        None => Ok(()),
+        Some(file) => Err(Failure::refused(&file.name, "this is the example's public key, and nobody has its private half")
+            .why("with it alone you would be locked out")
+            .hint("put your own public key there, such as ~/.ssh/id_ed25519.pub; or let keyward write a playbook: keyward init")),
+    }
 }
 
 fn no_trees(dir: &std::path::Path, job: &Job) -> Failure {

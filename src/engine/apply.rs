@@ -18,6 +18,15 @@ use crate::resource::{AccessCheck, Guard, Prover, Task};
 use super::rollback::{self, Machine, Scope, count};
 use super::{About, Outcome, assess, gate, step};
 
+/// Whether a host that is as wanted is still proven by real logins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prove {
+    /// Only what a change calls for.
+    Changes,
+    /// Always.
+    Always,
+}
+
 /// What `apply` needs.
 pub struct Apply<'a> {
     /// The host.
@@ -38,6 +47,8 @@ pub struct Apply<'a> {
     pub access: &'a dyn AccessCheck,
     /// Shows that promises hold; without one the result is unverified.
     pub prover: Option<&'a mut dyn Prover>,
+    /// When logins are made.
+    pub prove: Prove,
     /// Keeps the way back open.
     pub guard: &'a mut dyn Guard,
     /// Shown the plan that only becomes known once packages are installed; false declines.
@@ -90,7 +101,7 @@ fn prepare(request: &Apply<'_>, sink: &mut dyn Sink) -> Result<Option<Box<dyn cr
         return Err(Failure::refused(fresh.host, "the host changed since the plan was made")
             .hint("look at the new plan: keyward plan"));
     }
-    if request.plan.is_converged() {
+    if request.plan.is_converged() && request.prove == Prove::Changes {
         return Ok(None);
     }
     if request.prover.is_none() && closes_access(&request.plan.changes) {
@@ -178,7 +189,9 @@ impl Run<'_, '_> {
         if made > 0 {
             plan = self.plan_after_packages()?;
         }
-        self.request.guard.arm(self.journal.run())?;
+        if !plan.changes.is_empty() {
+            self.request.guard.arm(self.journal.run())?;
+        }
         made += self.stage(&plan.changes, Stage::Additive)?;
         if needs_decision(&plan.changes) {
             let evidence = self.prove(Moment::BeforeClosing, &plan.promises, closes_access(&plan.changes))?;
@@ -190,7 +203,9 @@ impl Run<'_, '_> {
         }
         self.settled()?;
         self.prove(Moment::Final, &plan.promises, false)?;
-        self.request.guard.commit(self.journal.run())?;
+        if made > 0 {
+            self.request.guard.commit(self.journal.run())?;
+        }
         Ok(made)
     }
 
@@ -306,7 +321,9 @@ impl Run<'_, '_> {
         let (exit, verdict) = if self.unverified {
             (Exit::Unverified, format!("applied {}, but not everything could be proven", count(changes, "change")))
         } else {
-            (Exit::AsAsked, format!("applied {}, and the host proves it", count(changes, "change")))
+            let done =
+                if changes == 0 { "nothing to do".to_owned() } else { format!("applied {}", count(changes, "change")) };
+            (Exit::AsAsked, format!("{done}, and the host proves it"))
         };
         let run = self.journal.run().to_owned();
         if let Err(failure) = self.journal.close(exit, &verdict, &jiff::Timestamp::now().to_string()) {

@@ -8,7 +8,7 @@ pub mod guard;
 mod rollback;
 mod step;
 
-pub use apply::{Apply, apply};
+pub use apply::{Apply, Prove, apply};
 pub use assess::{About, assess};
 pub use rollback::{LaterEdits, Rollback, rollback};
 

@@ -279,6 +279,7 @@ fn hardened(
             plan: plan.clone(),
             access: &Anyone,
             prover: Some(&mut Doors),
+            prove: keyward::engine::Prove::Changes,
             guard: &mut Unguarded,
             approve: &mut |_| true,
         },
@@ -347,6 +348,7 @@ pub fn beside_useradd() {
         plan: plan.clone(),
         access: &Anyone,
         prover: Some(&mut Doors),
+        prove: keyward::engine::Prove::Changes,
         guard: &mut Unguarded,
         approve: &mut |_| true,
     };
@@ -411,6 +413,7 @@ pub fn packages() {
         plan: plan.clone(),
         access: &Anyone,
         prover: Some(&mut Doors),
+        prove: keyward::engine::Prove::Changes,
         guard: &mut Unguarded,
         approve: &mut |_| true,
     };

@@ -101,6 +101,7 @@ impl Law {
             plan: self.plan(real),
             access: &Anyone,
             prover: Some(&mut Believer),
+            prove: engine::Prove::Changes,
             guard: &mut Unguarded,
             approve: &mut |_| true,
         };

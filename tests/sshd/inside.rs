@@ -223,6 +223,7 @@ fn hardened(
             plan: plan.clone(),
             access: &Anyone,
             prover: Some(&mut Doors),
+            prove: keyward::engine::Prove::Changes,
             guard: &mut Unguarded,
             approve: &mut |_| true,
         },
