@@ -41,6 +41,23 @@ fn a_rehearsal_proves_the_playbook_and_leaves_the_original_alone() {
     }
 }
 
+/// The first day of a server: nothing is installed, so packages are fetched into the copy and sshd is started.
+#[test]
+fn a_rehearsal_of_a_bare_machine_fetches_what_is_missing() {
+    let tree = match support::tree("bookworm-bare") {
+        Ok(tree) => tree,
+        Err(reason) => return skipped("a_rehearsal_of_a_bare_machine", &reason),
+    };
+    assert!(!tree.join("usr/sbin/sshd").exists(), "the bare tree has an sshd");
+    let before = snapshot(&tree);
+    let mut command = Command::new(KEYWARD);
+    command.args(["rehearse", PLAYBOOK, "--root"]).arg(&tree);
+    let done = finish(command, b"");
+    assert_eq!(done.code, 0, "{}\n{}", done.stdout, done.stderr);
+    assert!(done.stdout.contains("login as deploy and sudo, port 2222"), "{}", done.stdout);
+    assert_eq!(before, snapshot(&tree), "the original changed");
+}
+
 #[test]
 fn a_rehearsal_of_this_machine_leaves_it_alone() {
     let name = "a_rehearsal_of_this_machine";

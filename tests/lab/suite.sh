@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds one lab tree: a small Debian SUITE with the real sshd, sudo, ufw and systemd.
-# Usage: suite.sh SUITE        prints the tree's path
+# Usage: suite.sh SUITE        prints the tree's path; SUITE-bare is one without sshd, sudo and ufw
 # KEYWARD_LAB_DIR (default /var/cache/keyward-lab) keeps the trees between runs.
 # The archive is the one this machine's own apt sources name; nothing else is contacted.
 set -eu
@@ -8,7 +8,10 @@ suite=$1
 lab=${KEYWARD_LAB_DIR:-/var/cache/keyward-lab}
 tree=$lab/$suite
 stamp=$lab/$suite.stamp
-want="v2 openssh-server,sudo,ufw,iproute2,iptables,systemd-sysv,dbus,procps"
+packages=openssh-server,sudo,ufw,iproute2,iptables,systemd-sysv,dbus,procps
+base=${suite%-bare}
+[ "$base" = "$suite" ] || packages=ca-certificates
+want="v2 $packages"
 
 mirror() {
     # deb822 first, then one-line sources; the first Debian archive wins.
@@ -35,8 +38,8 @@ rm -rf "$tree" "$tree.new" "$stamp"
 log=$lab/$suite.log
 try=1
 until debootstrap --variant=minbase \
-    --include=openssh-server,sudo,ufw,iproute2,iptables,systemd-sysv,dbus,procps \
-    "$suite" "$tree.new" "$url" >"$log" 2>&1; do
+    --include="$packages" \
+    "$base" "$tree.new" "$url" >"$log" 2>&1; do
     rm -rf "$tree.new"
     [ "$try" -lt 3 ] || { tail -n 20 "$log" >&2; exit 1; }
     try=$((try + 1))

@@ -3,7 +3,7 @@
 use super::plan::Job;
 use super::wanted::refuses_root;
 use super::{Sshd, candidate, socket};
-use crate::change::{Action, Change, Note, Promise, Step, TextDiff};
+use crate::change::{Action, Change, Difference, Note, Promise, Risk, Stage, Step, TextDiff};
 use crate::facts::{Init, SSHD, SSHD_PID, SshdMode};
 use crate::host::{Actor, Command, Node, Owner};
 use crate::resource::Resource as _;
@@ -19,6 +19,10 @@ impl Job<'_> {
         let present = self.present();
         let before = before.unwrap_or(&present);
         let Some(socket) = self.observed.daemon.socket.as_ref().filter(|_| self.wanted_port().is_some()) else {
+            // A daemon that is not running yet is started after this change, and stopped before its undo.
+            if change.stage == Stage::Additive && self.facts.sshd_mode == SshdMode::Stopped {
+                return;
+            }
             change.activation.forward = self.reload(open, closed);
             change.activation.backward = self.reload(before, &[]);
             return;
@@ -45,15 +49,39 @@ impl Job<'_> {
 
     /// Makes the daemon read its configuration, and waits until it listens as it should.
     pub(super) fn reload(&self, open: &[u16], closed: &[u16]) -> Vec<Action> {
-        let mut actions = match (self.facts.sshd_mode, &self.observed.daemon.socket) {
-            (SshdMode::Stopped | SshdMode::Missing, _) => return Vec::new(),
-            (_, Some(socket)) => socket::renew(socket),
-            (_, None) => vec![self.hangup()],
+        let mut actions = match &self.observed.daemon.socket {
+            Some(socket) => socket::renew(socket),
+            None => vec![self.hangup()],
         };
         if !open.is_empty() {
             actions.push(await_listeners(open, closed));
         }
         actions
+    }
+
+    /// Starts a daemon that does not run, such as one just installed: with both ports, before anything is proven.
+    pub(super) fn start(&self, ports: &[u16]) -> Option<Change> {
+        if self.facts.sshd_mode != SshdMode::Stopped {
+            return None;
+        }
+        let mut change = Change::new(Sshd::NAME, "sshd:start", "start sshd", Stage::Additive, Risk::Access);
+        change.differences.push(Difference::new("ssh.daemon", "running", "not running"));
+        let (start, stop) = match self.facts.init {
+            Init::Systemd => {
+                let unit = |verb: &str| Command::new(["/usr/bin/systemctl", verb, "ssh.service"]);
+                (unit("start"), unit("stop"))
+            }
+            Init::Other => {
+                let daemon = |words: &[&str]| {
+                    let tail = ["--oknodo", "--quiet", "--pidfile", SSHD_PID, "--exec", SSHD];
+                    Command::new(["/sbin/start-stop-daemon"].iter().chain(words).chain(tail.iter()).copied())
+                };
+                (daemon(&["--start"]), daemon(&["--stop", "--retry", "TERM/5/KILL/2"]))
+            }
+        };
+        change.activation.forward = vec![Action::Run(start), await_listeners(ports, &[])];
+        change.activation.backward = vec![Action::Run(stop)];
+        Some(change)
     }
 
     /// SIGHUP, also under systemd: `systemctl reload` returns before sshd has read anything, and a second reload that
@@ -70,7 +98,7 @@ impl Job<'_> {
 
     pub(super) fn promises(&self) -> Vec<Promise> {
         let mut out = Vec::new();
-        if matches!(self.facts.sshd_mode, SshdMode::Stopped | SshdMode::Missing) {
+        if self.facts.sshd_mode == SshdMode::Missing {
             return out;
         }
         let port = |number: &u16| Port::new(*number).ok();
@@ -88,15 +116,6 @@ impl Job<'_> {
     pub(super) fn notes(&self) -> Vec<Note> {
         let mut notes = Vec::new();
         let about = Sshd::NAME;
-        if self.facts.sshd_mode == SshdMode::Stopped {
-            let text = match self.facts.init {
-                Init::Other => {
-                    "sshd is not running: its files are written, nothing is reloaded and nothing can be proven"
-                }
-                Init::Systemd => "sshd is not running: what is written holds from its next start on",
-            };
-            notes.push(Note::warning(about, text));
-        }
         let mut hosts: Vec<String> = self.observed.effective.listens().into_iter().map(|(host, _)| host).collect();
         hosts.dedup();
         if !hosts.is_empty() && !hosts.iter().any(|host| host == "0.0.0.0" || host == "::") {

@@ -55,6 +55,7 @@ pub fn plan(desired: &Desired, facts: &Facts, observed: &Observed) -> Result<Pla
     if differences.is_empty() && !moves {
         planned.notes.extend(faults.iter().map(|fault| Note::warning(Sshd::NAME, fault.line())));
         planned.changes.extend(job.stale());
+        planned.changes.extend(job.start(&job.open_at_end()));
         return Ok(planned);
     }
     if let Some(fault) = faults.into_iter().next() {
@@ -65,6 +66,7 @@ pub fn plan(desired: &Desired, facts: &Facts, observed: &Observed) -> Result<Pla
     job.host_keys()?;
     let (opened, tree) = job.open()?;
     planned.changes.extend(opened);
+    planned.changes.extend(job.start(&job.while_both()));
     planned.changes.extend(job.tighten(&tree, differences)?);
     Ok(planned)
 }
@@ -245,10 +247,7 @@ impl Job<'_> {
         own.ports.clone_from(&self.ports.both);
         own.set(&openings);
         let tree = candidate::compose(self.observed, self.layout, &own, &[])?;
-        let mut all = self.present();
-        all.extend(self.wanted_port());
-        all.sort_unstable();
-        all.dedup();
+        let all = self.while_both();
         let summary = match self.wanted_port() {
             Some(port) if self.ports.moves || self.socket_moves() => {
                 format!("listen on port {port} beside {}", join(&self.present()))
@@ -311,10 +310,7 @@ impl Job<'_> {
         change.gates = gates(self.observed, after, &wish, self.facts);
         candidate::steps(&mut change, self.observed, before, after);
         let open = self.open_at_end();
-        let mut both = self.present();
-        both.extend(self.wanted_port());
-        both.sort_unstable();
-        both.dedup();
+        let both = self.while_both();
         self.listen(&mut change, &open, &closed, Some(&both));
         change
     }
@@ -335,6 +331,15 @@ impl Job<'_> {
 
     fn port(&self) -> u16 {
         self.wanted_port().or(self.present().first().copied()).unwrap_or(22)
+    }
+
+    /// The ports that serve between the two stages.
+    fn while_both(&self) -> Vec<u16> {
+        let mut ports = self.present();
+        ports.extend(self.wanted_port());
+        ports.sort_unstable();
+        ports.dedup();
+        ports
     }
 
     pub(super) fn open_at_end(&self) -> Vec<u16> {
