@@ -64,9 +64,6 @@ fn a_rehearsal_of_this_machine_leaves_it_alone() {
     if !nix::unistd::geteuid().is_root() {
         return skipped(name, "not root");
     }
-    if !["/usr/sbin/sshd", "/usr/sbin/ufw", "/usr/bin/sudo"].iter().all(|program| Path::new(program).exists()) {
-        return skipped(name, "openssh-server, sudo and ufw are not installed");
-    }
     let before = machine();
     let mut command = Command::new(KEYWARD);
     command.args(["rehearse", PLAYBOOK]);

@@ -114,7 +114,11 @@ fn is_date(text: &str) -> bool {
     let year = text.split('-').next().is_some_and(|y| y.len() == 4);
     year && numeric(parts.next(), 4)
         && numeric(parts.next(), 2)
-        && parts.next().is_some_and(|day| numeric(day.get(..2).or(day.get(..1)), 2))
+        && parts.next().is_some_and(|day| {
+            let digits = day.bytes().take_while(u8::is_ascii_digit).count();
+            let rest = day.get(digits..).unwrap_or_default();
+            (1..=2).contains(&digits) && (rest.is_empty() || rest.starts_with(['T', 't', ' ']))
+        })
 }
 
 #[cfg(test)]
