@@ -49,11 +49,14 @@ fn a_service_that_does_not_start_is_told_with_its_own_words() {
 fn a_silent_name_server_does_not_hold_the_copy_up() {
     let Some(bed) = Bed::new("a_silent_name_server", "bookworm") else { return };
     bed.plant("/etc/resolv.conf", b"nameserver 10.255.255.53\nnameserver 2001:db8:ffff::53\n", 0o644, (0, 0));
-    let begun = Instant::now();
-    for _ in 0..10 {
+    // Silence costs each question 5 s or more. A refusal is one datagram, and on a busy machine one may be lost.
+    let waited = (0..10).filter(|_| {
+        let begun = Instant::now();
         assert_ne!(bed.run(&["/usr/bin/getent", "hosts", "keyward.invalid"]).code, 0);
-    }
-    assert!(begun.elapsed().as_secs() < 4, "ten refused questions took {:?}", begun.elapsed());
+        begun.elapsed().as_secs() >= 4
+    });
+    let waited = waited.count();
+    assert!(waited <= 3, "{waited} of ten refused questions waited for an answer");
 }
 
 #[test]
@@ -260,8 +263,11 @@ fn a_plain_user_with_subordinate_ids_copies_a_directory() {
         cd {tree}; cp -a bin sbin lib* etc root /home/tester/tree
         cp -a usr/bin usr/sbin usr/lib64 /home/tester/tree/usr; cp -a usr/lib/*linux-gnu* usr/lib/openssh /home/tester/tree/usr/lib
         chown -hR 4000:4000 /home/tester; chmod 4755 /home/tester/tree/usr/bin/su
-        echo 0 >/proc/sys/kernel/apparmor_restrict_unprivileged_userns || true",
-        tree = tree.display()
+        echo 0 >/proc/sys/kernel/apparmor_restrict_unprivileged_userns || true
+        for d in {own} {keyward}; do while [ \"$d\" != / ]; do d=$(dirname \"$d\"); chmod a+x \"$d\"; done; done",
+        tree = tree.display(),
+        own = std::env::current_exe().unwrap().display(),
+        keyward = support::KEYWARD,
     );
     bed.sh(&script).ok();
     let inner = |test: &str| {
