@@ -2,6 +2,7 @@
 
 use crate::engine::guard::{self, Decision, Said};
 use crate::error::{Failure, Result};
+use crate::facts::Facts;
 use crate::host::real::RealHost;
 use crate::outcome::{Event, Exit};
 
@@ -22,7 +23,10 @@ pub fn run(args: &CancelArgs) -> Result<Ending> {
     }
     // Where the agent lives it sees the decision and undoes its own work; a dead one's lock is free at once.
     let mut events: Vec<Event> = Vec::new();
-    guard::expire(&host, &shelf, &ledger, run, &mut events)?;
+    let undone = guard::expire(&host, &shelf, &ledger, run, &mut events);
+    // Whoever undid it: the guard goes. Doing so twice is harmless.
+    let keeper = guard::keeper_of(&Facts::gather(&host)?);
+    undone.and(guard::disarm(&host, &shelf, run, keeper))?;
     match guard::ending(&shelf, run)? {
         Some((Exit::RolledBack, verdict)) => Ok(Ending::new(Exit::AsAsked, verdict, format!("keyward show {run}"))),
         Some((exit, verdict)) => Ok(Ending::new(exit, verdict, format!("keyward show {run}"))),
