@@ -66,6 +66,11 @@ pub enum Record {
         /// The plan as shown, step contents left out.
         plan: Box<Plan>,
     },
+    /// The plan that became known once packages were installed, as shown.
+    Replanned {
+        /// Step contents left out.
+        plan: Box<Plan>,
+    },
     /// A change is about to be made.
     Change {
         /// Its key.

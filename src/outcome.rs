@@ -116,6 +116,16 @@ pub struct Evidence {
     pub millis: u64,
 }
 
+impl Evidence {
+    /// How the evidence of an administrator's own login begins.
+    pub const LOGIN: &'static str = "login as ";
+
+    /// True for an administrator's own login (not for one that has to be refused).
+    pub fn is_login(&self) -> bool {
+        self.what.starts_with(Self::LOGIN) && !self.what.contains("refused")
+    }
+}
+
 /// One documented event per line of `--format json`; the human report is made from the same stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]

@@ -64,14 +64,13 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
     let (shelf, ledger) = (state::shelf()?, state::ledger()?);
     let (_outside, mut prover) = outside::prover(terminal)?;
     let mut keeper = keeper_of(&facts);
-    let (shown, door) = (plan.clone(), plan.clone());
     let terms = Terms {
         keeper: keeper.as_mut(),
         wanted: Wanted::Confirmation,
         window_ms: u64::try_from(args.confirm_within.unwrap_or(WINDOW).as_millis()).unwrap_or(u64::MAX),
         unit,
-        announce: &mut |pending| guard::announce(pending, &shown),
-        opened: &mut |pending| guard::opened(pending, &door),
+        announce: &mut |pending| guard::announce(pending, &shelf),
+        opened: &mut |pending| guard::opened(pending, &shelf),
         interrupted: &|| signals.interrupted(),
     };
     let mut live = LiveGuard::new(&host, &shelf, terms);

@@ -12,7 +12,7 @@ use super::{Ending, confirm, state};
 /// Cancels.
 pub fn run(args: &CancelArgs) -> Result<Ending> {
     state::need_root("to cancel a run")?;
-    let (host, shelf, ledger) = (RealHost::new(), state::shelf()?, state::ledger()?);
+    let (host, shelf, ledger) = (RealHost::new(), state::shelf()?, state::ledger_or_none());
     let pending = confirm::find(&shelf, args.run.as_deref())?;
     let run = &pending.run;
     let said = Said { confirmed: false, because: "cancelled by the operator".to_owned() };
@@ -23,7 +23,7 @@ pub fn run(args: &CancelArgs) -> Result<Ending> {
     }
     // Where the agent lives it sees the decision and undoes its own work; a dead one's lock is free at once.
     let mut events: Vec<Event> = Vec::new();
-    let undone = guard::expire(&host, &shelf, &ledger, run, &mut events);
+    let undone = guard::expire(&host, &shelf, ledger.as_ref(), run, &mut events);
     // Whoever undid it: the guard goes. Doing so twice is harmless.
     let keeper = guard::keeper_of(&Facts::gather(&host)?);
     undone.and(guard::disarm(&host, &shelf, run, keeper))?;

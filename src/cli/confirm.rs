@@ -49,11 +49,13 @@ pub fn find(shelf: &dyn Shelf, wanted: Option<&str>) -> Result<Pending> {
     pending.ok_or_else(|| Failure::refused("keyward", "no run waits for a confirmation").hint("keyward history"))
 }
 
-fn plan(shelf: &dyn Shelf, run: &str) -> Result<Plan> {
+/// The plan in force: the last one that was shown.
+pub fn plan(shelf: &dyn Shelf, run: &str) -> Result<Plan> {
     journal::read(shelf, run)?
         .into_iter()
+        .rev()
         .find_map(|record| match record {
-            Record::Begin { plan, .. } => Some(*plan),
+            Record::Begin { plan, .. } | Record::Replanned { plan } => Some(*plan),
             _ => None,
         })
         .ok_or_else(|| Failure::unknown(format!("run {run}"), "its journal has no beginning"))

@@ -13,6 +13,7 @@ use crate::engine::guard::{self, Pending};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, Init};
 use crate::host::real::RealHost;
+use crate::host::shelf::Shelf;
 use crate::host::{self, Probe as _};
 use crate::outcome::Event;
 use crate::types::Word as _;
@@ -83,14 +84,14 @@ impl Signals {
 }
 
 /// What the operator reads before the first change.
-pub fn announce(pending: &Pending, plan: &Plan) {
+pub fn announce(pending: &Pending, shelf: &dyn Shelf) {
     let local = pending.deadline.wall.parse::<jiff::Timestamp>().map_or_else(
         |_| pending.deadline.wall.clone(),
         |at| at.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S %Z").to_string(),
     );
     let run = &pending.run;
     let mut text = format!("armed: run {run} is undone at {local} unless it is confirmed\n");
-    text.push_str(&format!("  confirm from a NEW login, once both doors are open:  {}\n", command(plan, run)));
+    text.push_str(&format!("  confirm from a NEW login, once both doors are open:  {}\n", command(shelf, run)));
     text.push_str(&format!("  undo at once:  sudo keyward cancel {run}   (or Ctrl-C here)\n"));
     progress(&text);
     let line = format!("keyward: run {run} changes ways in and is undone at {local} unless confirmed (keyward status)");
@@ -98,26 +99,26 @@ pub fn announce(pending: &Pending, plan: &Plan) {
 }
 
 /// What the operator reads when a confirmation is awaited.
-pub fn opened(pending: &Pending, plan: &Plan) {
+pub fn opened(pending: &Pending, shelf: &dyn Shelf) {
     let left = pending.window_ms / 1000;
     progress(&format!(
         "both doors are open; to keep the change, log in anew and confirm within the window of {left} s:\n  {}\n",
-        command(plan, &pending.run)
+        command(shelf, &pending.run)
     ));
 }
 
-fn command(plan: &Plan, run: &str) -> String {
-    let (user, port) = door(plan);
+fn command(shelf: &dyn Shelf, run: &str) -> String {
+    let (user, port) = super::confirm::plan(shelf, run).map_or_else(|_| door(&[]), |plan| door(&plan.promises));
     format!("ssh -p {port} -o ControlPath=none {user}@THIS-HOST sudo keyward confirm {run}")
 }
 
 /// The first administrator and the first port of the plan, for the command that confirms.
-fn door(plan: &Plan) -> (String, String) {
-    let user = plan.promises.iter().find_map(|promise| match promise {
+fn door(promises: &[Promise]) -> (String, String) {
+    let user = promises.iter().find_map(|promise| match promise {
         Promise::Admin { user, .. } => Some(user.text()),
         _ => None,
     });
-    let port = plan.promises.iter().find_map(|promise| match promise {
+    let port = promises.iter().find_map(|promise| match promise {
         Promise::SshPort { port } => Some(port.to_string()),
         _ => None,
     });
@@ -168,9 +169,9 @@ fn expire(run: &str) -> Result<()> {
     host::real::prepare_process()?;
     // A watchdog outlives the session that armed it.
     let _signals = Signals::hold()?;
-    let (host, shelf, ledger) = (RealHost::new(), state::shelf()?, state::ledger()?);
+    let (host, shelf, ledger) = (RealHost::new(), state::shelf()?, state::ledger_or_none());
     let mut events: Vec<Event> = Vec::new();
-    let undone = guard::expire(&host, &shelf, &ledger, run, &mut events);
+    let undone = guard::expire(&host, &shelf, ledger.as_ref(), run, &mut events);
     if events.iter().any(|event| matches!(event, Event::Undone { .. })) {
         wall(&format!("keyward: run {run} was not confirmed and is rolled back (keyward show {run})"));
     }
@@ -180,10 +181,10 @@ fn expire(run: &str) -> Result<()> {
 
 fn recover() -> Result<()> {
     host::real::prepare_process()?;
-    let (host, shelf, ledger) = (RealHost::new(), state::shelf()?, state::ledger()?);
+    let (host, shelf, ledger) = (RealHost::new(), state::shelf()?, state::ledger_or_none());
     let runs = guard::open_runs(&shelf)?;
     let mut events: Vec<Event> = Vec::new();
-    let undone = guard::recover(&host, &shelf, &ledger, &mut events);
+    let undone = guard::recover(&host, &shelf, ledger.as_ref(), &mut events);
     let mut cleaned = Ok(());
     for run in runs {
         cleaned = cleaned.and(guard::disarm(&host, &shelf, &run, Box::new(guard::SystemdKeeper)));

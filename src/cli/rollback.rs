@@ -4,8 +4,9 @@ use crate::change::Risk;
 use crate::engine::{self, LaterEdits, Rollback};
 use crate::error::{Failure, Result};
 use crate::host::real::RealHost;
-use crate::host::shelf::{DirShelf, Shelf as _};
+use crate::host::shelf::DirShelf;
 use crate::journal::{self, Record};
+use crate::outcome::Exit;
 
 use super::args::RollbackArgs;
 use super::terminal::{self, Terminal};
@@ -16,8 +17,13 @@ pub fn run(args: &RollbackArgs, terminal: &mut Terminal) -> Result<Ending> {
     state::need_root("to change this host")?;
     let none = || Failure::input("rollback", "there is no run on this host").hint("keyward history");
     let shelf = state::shelf_if_any()?.ok_or_else(none)?;
+    // One run, named once: what is judged is what is undone.
+    let run = match &args.run {
+        Some(run) => run.clone(),
+        None => engine::newest(&shelf)?,
+    };
     if !args.i_accept_that_this_host_may_lock_me_out {
-        refuse_ways_in(&shelf, args.run.as_deref())?;
+        refuse_ways_in(&shelf, &run)?;
     }
     let host = RealHost::new();
     let ledger = state::ledger()?;
@@ -27,7 +33,7 @@ pub fn run(args: &RollbackArgs, terminal: &mut Terminal) -> Result<Ending> {
             host: &host,
             shelf: &shelf,
             audit: &ledger,
-            run: args.run.as_deref(),
+            run: Some(&run),
             later_edits: if args.force { LaterEdits::Overwrite } else { LaterEdits::Respect },
             approve: &mut |run, summaries| {
                 terminal::progress(&shown(run, summaries));
@@ -73,13 +79,18 @@ fn agree(yes: bool, run: &str) -> Result<()> {
 
 /// A run that was cut off may always be undone. One that ended well and touched ways in would close the door in use:
 /// refused on a live host until a rollback is guarded like an apply.
-fn refuse_ways_in(shelf: &DirShelf, wanted: Option<&str>) -> Result<()> {
-    let runs = shelf.runs()?;
-    let Some(run) = wanted.or_else(|| runs.last().map(String::as_str)) else { return Ok(()) };
+fn refuse_ways_in(shelf: &DirShelf, run: &str) -> Result<()> {
     let records = journal::read(shelf, run)?;
-    let ended = records.iter().any(|record| matches!(record, Record::Closed { .. }));
+    // One whose undo is incomplete may always be undone further.
+    let last = records.iter().rev().find_map(|record| match record {
+        Record::Closed { exit, .. } => Some(*exit),
+        _ => None,
+    });
+    let ended = last.is_some_and(|exit| exit != Exit::RollbackIncomplete);
     let touches = records.iter().any(|record| match record {
-        Record::Begin { plan, .. } => plan.risk() == Risk::Access || !plan.deferred.is_empty(),
+        Record::Begin { plan, .. } | Record::Replanned { plan } => {
+            plan.risk() == Risk::Access || !plan.deferred.is_empty()
+        }
         _ => false,
     });
     if !ended || !touches {

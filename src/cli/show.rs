@@ -38,6 +38,7 @@ fn events(record: Record) -> Vec<Event> {
             let began = Note::info("", format!("run {run}, begun {at}"));
             vec![Event::Planned { plan }, Event::Note { note: began }]
         }
+        Record::Replanned { plan } => vec![Event::Planned { plan }],
         Record::Change { key, summary, stage: Some(_), .. } => {
             vec![Event::Note { note: Note::info(key, summary) }]
         }

@@ -1,7 +1,7 @@
 //! Where keyward keeps its own state on a host: journals, lock and audit log, and who may look at them.
 
 use crate::error::{Failure, Result};
-use crate::host::ledger::FileLedger;
+use crate::host::ledger::{FileLedger, Ledger, MemoryLedger};
 use crate::host::shelf::DirShelf;
 use crate::types::AbsPath;
 
@@ -39,6 +39,14 @@ pub fn shelf_if_any() -> Result<Option<DirShelf>> {
 /// As [`FileLedger::open`].
 pub fn ledger() -> Result<FileLedger> {
     FileLedger::open(&AbsPath::fixed(AUDIT), &AbsPath::fixed(AUDIT_HEAD))
+}
+
+/// The audit log, or one in memory when it cannot be opened: an undo must not wait for it.
+pub fn ledger_or_none() -> Box<dyn Ledger> {
+    match ledger() {
+        Ok(ledger) => Box::new(ledger),
+        Err(_) => Box::new(MemoryLedger::default()),
+    }
 }
 
 /// Root is needed for the host itself.

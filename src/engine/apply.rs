@@ -131,6 +131,15 @@ fn needs_decision(changes: &[Change]) -> bool {
     changes.iter().any(|change| change.stage == Stage::Subtractive || change.risk == Risk::Access)
 }
 
+/// Once doors were closed, an administrator's login that cannot be told is no reason to keep them closed.
+fn still_let_in(evidence: &[Evidence], changes: &[Change]) -> Result<()> {
+    let lost = evidence.iter().find(|piece| piece.is_login() && piece.proven != Proven::Yes);
+    match lost.filter(|_| closes_access(changes)) {
+        None => Ok(()),
+        Some(piece) => Err(Failure::failed("proof", &piece.what).why(&piece.seen)),
+    }
+}
+
 fn closes_access(changes: &[Change]) -> bool {
     changes.iter().any(|change| change.stage == Stage::Subtractive && change.risk == Risk::Access)
 }
@@ -202,7 +211,8 @@ impl Run<'_, '_> {
             made += self.stage(&plan.changes, Stage::Subtractive)?;
         }
         self.settled()?;
-        self.prove(Moment::Final, &plan.promises, false)?;
+        let evidence = self.prove(Moment::Final, &plan.promises, false)?;
+        still_let_in(&evidence, &plan.changes)?;
         if made > 0 {
             self.request.guard.commit(self.journal.run())?;
         }
@@ -215,7 +225,9 @@ impl Run<'_, '_> {
         if let Some((task, on)) = plan.deferred.first() {
             return Err(Failure::failed(task, format!("still waits for {on}, which should be installed now")));
         }
-        self.sink.event(Event::Planned { plan: Box::new(journal::without_contents(&plan)) });
+        let shown = Box::new(journal::without_contents(&plan));
+        self.journal.note(&Record::Replanned { plan: shown.clone() })?;
+        self.sink.event(Event::Planned { plan: shown });
         if !(self.request.approve)(&plan) {
             return Err(Failure::refused("plan", "declined; only the packages were installed"));
         }
@@ -348,7 +360,7 @@ impl Run<'_, '_> {
         if !self.request.guard.roll_back(self.journal.run()) {
             let run = self.journal.run().to_owned();
             let verdict = format!("run {run} is being rolled back by its guard: {}", failure.line());
-            return Outcome { exit: Exit::RolledBack, verdict, next: format!("keyward show {run}"), run: Some(run) };
+            return Outcome { exit: Exit::Pending, verdict, next: "keyward status".to_owned(), run: Some(run) };
         }
         let (reason, kind) = (failure.line(), failure.kind);
         self.sink.event(Event::RollingBack { reason: failure });

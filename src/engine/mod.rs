@@ -10,7 +10,7 @@ mod step;
 
 pub use apply::{Apply, Prove, apply};
 pub use assess::{About, assess};
-pub use rollback::{LaterEdits, Rollback, rollback};
+pub use rollback::{LaterEdits, Rollback, newest, rollback};
 
 use crate::journal::{self, Record};
 use crate::outcome::Exit;

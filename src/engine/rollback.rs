@@ -168,6 +168,13 @@ fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
     let list = made(&records);
     let closed = records.iter().any(|record| matches!(record, Record::Closed { .. }));
     if list.iter().all(|change| change.undone) {
+        if !closed {
+            journal.close(
+                Exit::RolledBack,
+                "was cut off before it changed anything",
+                &jiff::Timestamp::now().to_string(),
+            )?;
+        }
         let nothing = Outcome {
             exit: Exit::AsAsked,
             verdict: format!("nothing to roll back: run {run} has no change in force"),
@@ -215,9 +222,15 @@ pub fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
-fn newest(shelf: &dyn Shelf) -> Result<String> {
+/// The newest run with a change in force, or one that never ended.
+///
+/// # Errors
+/// Input when there is none.
+pub fn newest(shelf: &dyn Shelf) -> Result<String> {
     for run in shelf.runs()?.into_iter().rev() {
-        if made(&journal::read(shelf, &run)?).iter().any(|change| !change.undone) {
+        let records = journal::read(shelf, &run)?;
+        let closed = records.iter().any(|record| matches!(record, Record::Closed { .. }));
+        if !closed || made(&records).iter().any(|change| !change.undone) {
             return Ok(run);
         }
     }

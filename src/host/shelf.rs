@@ -230,7 +230,13 @@ impl Shelf for DirShelf {
         let mut options = fs::OpenOptions::new();
         options.append(true).custom_flags(nix::libc::O_NOFOLLOW);
         let written = options.open(&path).and_then(|mut file| {
-            file.write_all(format!("{line}\n").as_bytes())?;
+            let before = file.metadata()?.len();
+            let written = file.write_all(format!("{line}\n").as_bytes());
+            if written.is_err() {
+                // A torn line must not glue itself to the next one.
+                file.set_len(before)?;
+            }
+            written?;
             if durability == Durability::Synced { file.sync_data() } else { Ok(()) }
         });
         written.map_err(|error| Failure::failed(path.display().to_string(), "cannot be written").why(error))

@@ -56,7 +56,9 @@ fn serving(pid: u32, probe: &dyn Probe) -> Result<Option<Session>> {
     // sshd writes `sshd: USER@pts/0` or `sshd-session: USER [priv]` into its own command line.
     let title = proc_text(probe, pid, "cmdline")?.unwrap_or_default();
     let Some(user) = user_of(&title) else { return Ok(None) };
-    let accepted = logged(pid, &user, probe);
+    // sshd's monitor, the parent, writes the log; the child that has become the user holds the connection.
+    let parent = proc_text(probe, pid, "status")?.and_then(|status| field(&status, "PPid")?.parse().ok());
+    let accepted = logged(pid, &user, probe).or_else(|| logged(parent?, &user, probe));
     let port = match port_of(pid, probe)? {
         Some(port) => Some(port),
         // Without CAP_SYS_PTRACE (containers) another process's descriptors are hidden; the log names the peer.

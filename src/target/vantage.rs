@@ -34,6 +34,8 @@ const V6: (IpAddr, IpAddr, u8) = (
 pub struct Vantage {
     worker: Child,
     addresses: Vec<IpAddr>,
+    /// The pair is this one's own.
+    joined: bool,
 }
 
 impl Vantage {
@@ -46,7 +48,7 @@ impl Vantage {
         command.arg(ARG).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut worker = command.spawn().map_err(|error| lost().why(error))?;
         let (to, from) = worker.stdin.take().zip(worker.stdout.take()).ok_or_else(lost)?;
-        let mut vantage = Self { worker, addresses: Vec::new() };
+        let mut vantage = Self { worker, addresses: Vec::new(), joined: false };
         let (from, to) = vantage.join(from, to)?;
         Ok((vantage, from, to))
     }
@@ -63,6 +65,7 @@ impl Vantage {
         expect(&mut reader, "alone")?;
         let mut routing = Routing::open()?;
         routing.veth(NEAR, FAR, self.worker.id())?;
+        self.joined = true;
         routing.address(NEAR, V4.0, V4.2)?;
         self.addresses.push(V4.0);
         // A host without IPv6 has nothing to prove there.
@@ -82,7 +85,9 @@ impl Drop for Vantage {
         let _ = self.worker.kill();
         let _ = self.worker.wait();
         // The kernel removes the pair with the namespace, but not at once.
-        if let Ok(mut routing) = Routing::open() {
+        if self.joined
+            && let Ok(mut routing) = Routing::open()
+        {
             let _ = routing.remove(NEAR);
         }
     }

@@ -88,12 +88,17 @@ fn image(suite: &str) -> Result<String, String> {
 
 impl Machine {
     pub fn start(suite: &str, mode: Mode) -> Result<Self, String> {
+        Self::start_with(suite, mode, &[])
+    }
+
+    /// With more options for the container.
+    pub fn start_with(suite: &str, mode: Mode, more: &[&str]) -> Result<Self, String> {
         let image = image(suite)?;
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("keyward-test-{suite}-{mode:?}-{}-{count}", std::process::id()).to_lowercase();
         let tail = ["-v", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--name", &name, &image, "/sbin/init"];
-        let args: Vec<&str> = RUN.into_iter().chain(tail).collect();
+        let args: Vec<&str> = RUN.into_iter().chain(more.iter().copied()).chain(tail).collect();
         let done = docker(&args, b"");
         if done.code != 0 {
             return Err(format!("no container: {}", done.stderr));

@@ -49,8 +49,14 @@ pub fn expire(host: &dyn Host, shelf: &dyn Shelf, ledger: &dyn Ledger, run: &str
 pub fn recover(host: &dyn Host, shelf: &dyn Shelf, ledger: &dyn Ledger, sink: &mut dyn Sink) -> Result<usize> {
     let (mut undone, mut failed) = (0, None);
     for run in shelf.runs()?.into_iter().rev() {
-        if is_closed(shelf, &run)? {
-            continue;
+        match is_closed(shelf, &run) {
+            Ok(true) => continue,
+            Ok(false) => {}
+            // One unreadable journal must not stand in the way of undoing the others.
+            Err(failure) => {
+                failed = Some(failure);
+                continue;
+            }
         }
         match undo(host, shelf, ledger, &run, "the machine rebooted before the run was over", Machine::Booting, sink) {
             Ok(()) => undone += 1,
@@ -69,11 +75,9 @@ fn undo(
     machine: Machine,
     sink: &mut dyn Sink,
 ) -> Result<()> {
-    let end = shelf.settled(run, END)?;
-    if end.as_deref() != Some(COMMITTED) {
-        // Whoever set it means to undo; if that was the agent and it is still at it, the lock makes us wait.
-        shelf.settle(run, END, because)?;
-    }
+    // Whoever set it means to undo; if that was the agent and it is still at it, the lock makes us wait. On a full disk
+    // it cannot be set, and undoing is right all the same: a commit would have needed the record too.
+    let _ = shelf.settle(run, END, because);
     let _held = wait_for_lock(shelf)?;
     if is_closed(shelf, run)? {
         return Ok(());

@@ -4,17 +4,26 @@ use std::time::Duration;
 
 use crate::error::{Failure, Result};
 use crate::host::{Actor, Command, Host, Node, Owner};
-use crate::types::AbsPath;
+use crate::types::{AbsPath, Word as _};
 
 use super::Pending;
 
-/// Where the copy of this program stands that the rollback runs: outside homes and /tmp, on the system's own disk.
-pub const PROGRAM: &str = "/var/lib/keyward/keyward";
+/// Where the copy of this program stands that undoes `run`: outside homes and /tmp, on the system's own disk. Each run
+/// has its own copy and units, so that the end of one takes nothing away from another.
+fn program(run: &str) -> String {
+    format!("/var/lib/keyward/guard-{run}")
+}
+
 /// Hidden verb of that copy; followed by `expire RUN`, `recover`, `watch RUN` or `ready`.
 pub const VERB: &str = "__guard";
 
 const SYSTEMCTL: &str = "/usr/bin/systemctl";
-const RECOVER: &str = "keyward-recover.service";
+/// The agent watches the deadline too, and undoes its own work in good order; systemd comes after it.
+const GRACE: Duration = Duration::from_secs(4);
+
+fn recover_unit(run: &str) -> String {
+    format!("keyward-recover-{run}.service")
+}
 
 /// Holds the deadline of one run.
 pub trait Keeper {
@@ -31,6 +40,10 @@ pub trait Keeper {
     fn disarm(&mut self, pending: &Pending, host: &dyn Host) -> Result<()>;
 }
 
+fn program_path(run: &str) -> Result<AbsPath> {
+    AbsPath::parse(&program(run)).map_err(|invalid| Failure::failed(run.to_owned(), invalid.why))
+}
+
 fn must(host: &dyn Host, argv: &[&str]) -> Result<String> {
     let command = Command::new(argv.iter().copied()).deadline(Duration::from_secs(20));
     let output = host.run(&command)?;
@@ -41,16 +54,17 @@ fn must(host: &dyn Host, argv: &[&str]) -> Result<String> {
 }
 
 /// Puts a copy of the running program where the rollback finds it, whatever becomes of the path it was started from.
-fn install_program(host: &dyn Host) -> Result<()> {
+fn install_program(run: &str, host: &dyn Host) -> Result<()> {
+    let program = program(run);
     let own = host.link(&AbsPath::fixed("/proc/self/exe"))?;
     let own = own.ok_or_else(|| Failure::failed("/proc/self/exe", "does not tell which program this is"))?;
-    must(host, &["/usr/bin/install", "-m", "0700", "-o", "root", "-g", "root", &own, PROGRAM])?;
-    must(host, &["/usr/bin/sync", PROGRAM])?;
-    let answer = must(host, &[PROGRAM, VERB, "ready"])?;
+    must(host, &["/usr/bin/install", "-m", "0700", "-o", "root", "-g", "root", &own, &program])?;
+    must(host, &["/usr/bin/sync", &program])?;
+    let answer = must(host, &[&program, VERB, "ready"])?;
     if answer.trim() == "ready" {
         return Ok(());
     }
-    Err(Failure::failed(PROGRAM, "the copy for the rollback does not run (is /var mounted noexec?)"))
+    Err(Failure::failed(program, "the copy for the rollback does not run (is /var mounted noexec?)"))
 }
 
 /// systemd holds the deadline in a timer of its own; a boot unit covers a reboot.
@@ -89,7 +103,7 @@ impl SystemdKeeper {
             .map_err(|error| Failure::failed("clock_gettime", "fails").why(error))?;
         let now = Duration::from(now).as_secs_f64();
         let started = Duration::from_micros(started).as_secs_f64();
-        Ok((now - started).max(0.0) + Duration::from_millis(left).as_secs_f64())
+        Ok((now - started).max(0.0) + (Duration::from_millis(left) + GRACE).as_secs_f64())
     }
 
     fn prove(run: &str, host: &dyn Host) -> Result<()> {
@@ -102,11 +116,12 @@ impl SystemdKeeper {
         if !waits || !elapses {
             return Err(Failure::failed(timer, "does not wait for the deadline").why(shown.trim().replace('\n', ", ")));
         }
-        let enabled = must(host, &[SYSTEMCTL, "is-enabled", RECOVER])?;
+        let recover = recover_unit(run);
+        let enabled = must(host, &[SYSTEMCTL, "is-enabled", &recover])?;
         if enabled.trim() == "enabled" {
             return Ok(());
         }
-        Err(Failure::failed(RECOVER, "is not enabled, so a reboot would not roll back").why(enabled.trim()))
+        Err(Failure::failed(recover, "is not enabled, so a reboot would not roll back").why(enabled.trim()))
     }
 }
 
@@ -119,9 +134,11 @@ fn service_text(pending: &Pending) -> String {
     };
     format!(
         "# keyward: undoes run {run} unless it is confirmed in time. Goes when the run ends.\n\
-         [Unit]\nDescription=keyward: roll back run {run}\nDefaultDependencies=no\n\
+         [Unit]\nDescription=keyward: roll back run {run}\nDefaultDependencies=no\nStartLimitIntervalSec=0\n\
          {fence}\n\
-         [Service]\nType=oneshot\nExecStart={PROGRAM} {VERB} expire {run}\nTimeoutStartSec=600\n",
+         [Service]\nType=oneshot\nExecStart={program} {VERB} expire {run}\nTimeoutStartSec=600\n\
+         Restart=on-failure\nRestartSec=5s\n",
+        program = program(run),
     )
 }
 
@@ -135,28 +152,29 @@ fn timer_text(run: &str, on_startup: f64) -> String {
 }
 
 /// Before the firewall and sshd start, since both read what the undo puts back.
-fn recover_text() -> String {
+fn recover_text(run: &str) -> String {
     format!(
         "# keyward: undoes a run that a reboot cut off. Goes when the run ends.\n\
          [Unit]\nDescription=keyward: undo a run that was cut off by a reboot\nDefaultDependencies=no\n\
          RequiresMountsFor=/var/lib/keyward\nAfter=local-fs.target\n\
          Before=network-pre.target ufw.service nftables.service firewalld.service ssh.service ssh.socket sshd.service\n\
          Conflicts=shutdown.target\nBefore=shutdown.target\n\n\
-         [Service]\nType=oneshot\nExecStart=-{PROGRAM} {VERB} recover\nTimeoutStartSec=120\n\n\
-         [Install]\nWantedBy=multi-user.target\n"
+         [Service]\nType=oneshot\nExecStart=-{program} {VERB} recover\nTimeoutStartSec=120\n\n\
+         [Install]\nWantedBy=multi-user.target\n",
+        program = program(run)
     )
 }
 
 impl Keeper for SystemdKeeper {
     fn arm(&mut self, pending: &Pending, host: &dyn Host) -> Result<()> {
-        install_program(host)?;
         let run = &pending.run;
+        install_program(run, host)?;
         let on_startup = Self::on_startup(pending, host)?;
-        Self::put(host, &Self::unit("/etc/systemd/system", RECOVER)?, recover_text())?;
+        Self::put(host, &Self::unit("/etc/systemd/system", &recover_unit(run))?, recover_text(run))?;
         Self::put(host, &Self::unit("/run/systemd/system", &Self::service(run))?, service_text(pending))?;
         Self::put(host, &Self::unit("/run/systemd/system", &Self::timer(run))?, timer_text(run, on_startup))?;
         // `enable` makes systemd read all three.
-        must(host, &[SYSTEMCTL, "enable", "--quiet", RECOVER])?;
+        must(host, &[SYSTEMCTL, "enable", "--quiet", &recover_unit(run)])?;
         must(host, &[SYSTEMCTL, "start", &Self::timer(run)])?;
         Self::prove(run, host)
     }
@@ -165,17 +183,18 @@ impl Keeper for SystemdKeeper {
         let run = &pending.run;
         // `stop` of a timer that was never started is an error that means nothing here.
         drop(must(host, &[SYSTEMCTL, "stop", &Self::timer(run)]));
-        drop(must(host, &[SYSTEMCTL, "disable", "--quiet", RECOVER]));
+        drop(must(host, &[SYSTEMCTL, "disable", "--quiet", &recover_unit(run)]));
         let units = [
-            Self::unit("/etc/systemd/system", RECOVER)?,
+            Self::unit("/etc/systemd/system", &recover_unit(run))?,
             Self::unit("/run/systemd/system", &Self::timer(run))?,
             Self::unit("/run/systemd/system", &Self::service(run))?,
-            AbsPath::fixed(PROGRAM),
         ];
         for path in &units {
             host.remove(path, &Actor::Root)?;
         }
-        must(host, &[SYSTEMCTL, "daemon-reload"]).map(drop)
+        // The program goes last: until systemd has forgotten the units, one of them may have to run it again.
+        must(host, &[SYSTEMCTL, "daemon-reload"])?;
+        host.remove(&program_path(run)?, &Actor::Root)
     }
 }
 
@@ -186,13 +205,13 @@ pub struct WatchKeeper;
 
 impl Keeper for WatchKeeper {
     fn arm(&mut self, pending: &Pending, host: &dyn Host) -> Result<()> {
-        install_program(host)?;
-        must(host, &["/usr/bin/setsid", "--fork", PROGRAM, VERB, "watch", &pending.run]).map(drop)
+        install_program(&pending.run, host)?;
+        must(host, &["/usr/bin/setsid", "--fork", &program(&pending.run), VERB, "watch", &pending.run]).map(drop)
     }
 
-    fn disarm(&mut self, _: &Pending, host: &dyn Host) -> Result<()> {
+    fn disarm(&mut self, pending: &Pending, host: &dyn Host) -> Result<()> {
         // The watchdog sees the end of the run by itself and goes.
-        host.remove(&AbsPath::fixed(PROGRAM), &Actor::Root)
+        host.remove(&program_path(&pending.run)?, &Actor::Root)
     }
 }
 
@@ -202,7 +221,7 @@ mod tests {
 
     #[test]
     fn units_name_the_run_and_stand_before_the_doors() {
-        let text = recover_text();
+        let text = recover_text("r1");
         for unit in ["ufw.service", "ssh.service", "ssh.socket", "network-pre.target"] {
             assert!(text.lines().any(|line| line.starts_with("Before=") && line.contains(unit)), "{unit}");
         }

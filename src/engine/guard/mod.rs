@@ -10,7 +10,7 @@ mod keeper;
 mod live;
 
 pub use expire::{expire, recover};
-pub use keeper::{Keeper, PROGRAM, SystemdKeeper, VERB, WatchKeeper};
+pub use keeper::{Keeper, SystemdKeeper, VERB, WatchKeeper};
 pub use live::{Decision, LiveGuard, Terms, Wanted, decide};
 
 use serde::{Deserialize, Serialize};
@@ -89,7 +89,9 @@ pub fn pending(shelf: &dyn Shelf, wanted: Option<&str>) -> Result<Option<Pending
         return record(shelf, run, PENDING);
     }
     for run in shelf.runs()?.into_iter().rev() {
+        // A journal that cannot be read is not a run that waits.
         if shelf.settled(&run, END)?.is_none()
+            && !is_closed(shelf, &run).unwrap_or(true)
             && let Some(pending) = record::<Pending>(shelf, &run, PENDING)?
         {
             return Ok(Some(pending));
@@ -105,7 +107,8 @@ pub fn pending(shelf: &dyn Shelf, wanted: Option<&str>) -> Result<Option<Pending
 pub fn open_runs(shelf: &dyn Shelf) -> Result<Vec<String>> {
     let mut open = Vec::new();
     for run in shelf.runs()? {
-        if !is_closed(shelf, &run)? {
+        // One unreadable journal must not stand in the way of undoing the others.
+        if !is_closed(shelf, &run).unwrap_or(true) {
             open.push(run);
         }
     }
@@ -135,12 +138,13 @@ pub fn keeper_of(facts: &Facts) -> Box<dyn Keeper> {
     }
 }
 
-/// Takes away what arming `run` put down; nothing when it was never armed.
+/// Takes away what arming `run` put down, once the run is over; nothing when it was never armed. While it is not over,
+/// the guard is the way back and stays.
 ///
 /// # Errors
 /// When something of it stays.
 pub fn disarm(host: &dyn Host, shelf: &dyn Shelf, run: &str, mut keeper: Box<dyn Keeper>) -> Result<()> {
-    match record::<Pending>(shelf, run, PENDING)? {
+    match record::<Pending>(shelf, run, PENDING)?.filter(|_| is_closed(shelf, run).unwrap_or(false)) {
         Some(pending) => keeper.disarm(&pending, host),
         None => Ok(()),
     }

@@ -24,7 +24,7 @@ impl Job<'_> {
                 return;
             }
             change.activation.forward = self.reload(open, closed);
-            change.activation.backward = self.reload(before, &[]);
+            change.activation.backward = self.back(before);
             return;
         };
         if !socket.generated {
@@ -53,6 +53,7 @@ impl Job<'_> {
             Some(socket) => socket::renew(socket),
             None => vec![self.hangup()],
         };
+
         if !open.is_empty() {
             actions.push(await_listeners(open, closed));
         }
@@ -66,7 +67,15 @@ impl Job<'_> {
         }
         let mut change = Change::new(Sshd::NAME, "sshd:start", "start sshd", Stage::Additive, Risk::Access);
         change.differences.push(Difference::new("ssh.daemon", "running", "not running"));
-        let (start, stop) = match self.facts.init {
+        let (start, stop) = self.commands();
+        change.activation.forward = vec![Action::Run(start), await_listeners(ports, &[])];
+        change.activation.backward = vec![Action::Run(stop)];
+        Some(change)
+    }
+
+    /// What starts and what stops the daemon.
+    fn commands(&self) -> (Command, Command) {
+        match self.facts.init {
             Init::Systemd => {
                 let unit = |verb: &str| Command::new(["/usr/bin/systemctl", verb, "ssh.service"]);
                 (unit("start"), unit("stop"))
@@ -78,10 +87,19 @@ impl Job<'_> {
                 };
                 (daemon(&["--start"]), daemon(&["--stop", "--retry", "TERM/5/KILL/2"]))
             }
-        };
-        change.activation.forward = vec![Action::Run(start), await_listeners(ports, &[])];
-        change.activation.backward = vec![Action::Run(stop)];
-        Some(change)
+        }
+    }
+
+    /// Makes the daemon read what was put back; one that died of what stood there before is started, since Debian's
+    /// unit does not restart it by itself (RestartPreventExitStatus=255).
+    pub(super) fn back(&self, ports: &[u16]) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.facts.sshd_mode == SshdMode::Service && self.observed.daemon.socket.is_none() {
+            let check = Command::new(["/usr/bin/test", "-e", SSHD_PID]);
+            actions.push(Action::When { check, codes: vec![1], run: self.commands().0 });
+        }
+        actions.extend(self.reload(ports, &[]));
+        actions
     }
 
     /// SIGHUP, also under systemd: `systemctl reload` returns before sshd has read anything, and a second reload that

@@ -289,7 +289,7 @@ impl Job<'_> {
                 serving.extend(self.wanted_port());
             }
             change.activation.forward = self.reload(&serving, &[]);
-            change.activation.backward = self.reload(&serving, &[]);
+            change.activation.backward = self.back(&serving);
             changes.push(change);
         }
         if moves {
