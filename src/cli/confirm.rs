@@ -90,6 +90,9 @@ fn judge(session: Option<&Session>, plan: &Plan, opened_ms: Option<u64>) -> Resu
             .why(format!("port {}", session.port))
             .hint(how));
     }
+    if session.from.is_some_and(|from| from.is_loopback()) {
+        return Err(refused("this login came from the host itself, so it proves nothing about the network").hint(how));
+    }
     // The session's start has a grain of 10 ms; an equal moment is too early.
     if session.began_ms <= opened_ms {
         return Err(refused("this login began before the new door was open, so it proves nothing about it").hint(how));
@@ -156,7 +159,14 @@ mod tests {
     }
 
     fn session() -> Session {
-        Session { pid: 1, user: "deploy".into(), port: 2222, began_ms: 2000, method: Some("publickey".into()) }
+        Session {
+            pid: 1,
+            user: "deploy".into(),
+            port: 2222,
+            began_ms: 2000,
+            method: Some("publickey".into()),
+            from: "198.51.100.9".parse().ok(),
+        }
     }
 
     #[test]
@@ -165,6 +175,7 @@ mod tests {
         assert!(judge(session(), Some(1000)).is_ok());
         assert!(judge(session(), Some(2000)).is_err(), "not newer than the door");
         assert!(judge(session(), None).is_err(), "no door yet");
+        assert!(judge(Session { from: "127.0.0.1".parse().ok(), ..session() }, Some(1000)).is_err());
         assert!(judge(Session { port: 22, ..session() }, Some(1000)).is_err());
         assert!(judge(Session { user: "root".into(), ..session() }, Some(1000)).is_err());
         assert!(judge(Session { method: Some("password".into()), ..session() }, Some(1000)).is_err());

@@ -29,7 +29,10 @@ pub fn tell_last(sink: &mut dyn Sink) -> Result<()> {
             }
         }
         if let (Some(at), true) = (ended, all > 0) {
-            let text = format!("last proven {} ago by run {run}: {held} of {all} held; --prove logs in again", age(at));
+            let text = format!(
+                "last proven {} ago by run {run}: {held} of {all} held; keyward apply --prove logs in again",
+                age(at)
+            );
             sink.event(Event::Note { note: Note::info("evidence", text) });
             return Ok(());
         }

@@ -37,6 +37,10 @@ pub fn run(args: &InitArgs, terminal: &mut Terminal) -> Result<Ending> {
         None => default_user(),
     };
     let user = UserName::parse(&name).map_err(|bad| Failure::input("--user", bad.why).hint(bad.hint))?;
+    if user.is_root() {
+        return Err(Failure::input("--user", "root is not an administrator to create")
+            .hint("name another account, such as: keyward init --user deploy"));
+    }
     let wanted = match args.port {
         Some(port) => port,
         None if ask => answer("SSH port", &present.to_string())

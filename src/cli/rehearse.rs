@@ -65,9 +65,12 @@ fn told(mut ending: Ending, act: Act, job: &Job, root: &AbsPath, modules: &[Stri
     ending.run = None;
     let playbook = &job.about.playbook;
     ending.next = match (act, ending.exit) {
-        (Act::Plan, _) => format!("keyward rehearse {}", state::quoted(playbook)),
+        (Act::Plan, _) if root.as_str() == "/" => format!("keyward rehearse {}", state::quoted(playbook)),
+        (Act::Plan, _) => {
+            format!("keyward rehearse {} --root {}", state::quoted(playbook), state::quoted(root.as_str()))
+        }
         (Act::Rehearse, Exit::AsAsked | Exit::Unverified) if root.as_str() == "/" => {
-            format!("keyward plan {}", state::quoted(playbook))
+            format!("keyward apply {}", state::quoted(playbook))
         }
         _ => String::new(),
     };

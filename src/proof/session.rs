@@ -22,6 +22,8 @@ pub struct Session {
     pub began_ms: u64,
     /// `publickey`, `password`, ... as sshd logged it; `None` when its log cannot be read.
     pub method: Option<String>,
+    /// Where it came from, by the same log.
+    pub from: Option<IpAddr>,
 }
 
 /// Names under which sshd serves a session: `sshd` to 9.7, `sshd-session` since 9.8.
@@ -67,8 +69,9 @@ fn serving(pid: u32, probe: &dyn Probe) -> Result<Option<Session>> {
             None => None,
         },
     };
+    let from = accepted.as_ref().map(|accepted| accepted.peer.ip());
     let method = accepted.map(|accepted| accepted.method);
-    Ok(port.map(|port| Session { pid, user, port, began_ms, method }))
+    Ok(port.map(|port| Session { pid, user, port, began_ms, method, from }))
 }
 
 fn proc_path(pid: u32, name: &str) -> Option<AbsPath> {
