@@ -1,8 +1,9 @@
 //! `keyward rollback [RUN]`: undoes a run from its journal.
 
 use crate::change::Risk;
-use crate::engine::{self, LaterEdits, Rollback};
+use crate::engine::{self, LaterEdits, Rollback, guard};
 use crate::error::{Failure, Result};
+use crate::facts::Facts;
 use crate::host::real::RealHost;
 use crate::host::shelf::DirShelf;
 use crate::journal::{self, Record};
@@ -48,6 +49,10 @@ pub fn run(args: &RollbackArgs, terminal: &mut Terminal) -> Result<Ending> {
         },
         terminal,
     );
+    // What guarded that run has nothing left to guard.
+    if refused.is_none() {
+        guard::disarm(&host, &shelf, &run, guard::keeper_of(&Facts::gather(&host)?))?;
+    }
     match refused {
         Some(failure) => Err(failure),
         None => Ok(Ending::from(outcome)),

@@ -157,6 +157,19 @@ fn somebody_cancels() {
 }
 
 #[test]
+fn a_killed_run_is_rolled_back_by_hand() {
+    let Some(pending) = Pending::begin("a_killed_run_is_rolled_back_by_hand", "bookworm", "300s") else { return };
+    pending.machine.sh("pkill -KILL -x keyward").ok();
+    let done = pending.machine.keyward(&["rollback", "--yes"]);
+    assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
+    pending.until("the guard has gone", || !pending.guarded());
+    let except: Vec<&str> = EXCEPT.iter().map(|(path, _)| *path).collect();
+    same(&pending.blank, &pending.machine.files(&except, false), "rolled back");
+    assert_eq!(pending.machine.keyward(&["status"]).code, 0, "nothing is pending");
+    assert_eq!(pending.machine.door(22), Door::Open);
+}
+
+#[test]
 fn only_a_new_login_through_the_new_door_confirms() {
     let test = "only_a_new_login_through_the_new_door_confirms";
     // A container hides the descriptors of other accounts' processes even from root; a real machine does not.
