@@ -20,12 +20,18 @@ pub fn make(
     journal: &Journal<'_>,
     stage: Option<crate::change::Stage>,
 ) -> Result<()> {
-    journal.note(&Record::Change {
+    let record = Record::Change {
         key: change.key.clone(),
         summary: change.summary.clone(),
         stage,
         backward: change.activation.backward.clone(),
-    })?;
+    };
+    // The first intent carries this record to the disk; a change that only activates has none.
+    if change.steps.is_empty() {
+        journal.write(&record)?
+    } else {
+        journal.note(&record)?
+    }
     for (index, step) in change.steps.iter().enumerate() {
         let undo = undo_of(step, host)?;
         journal.write(&Record::Intent { key: change.key.clone(), step: index, undo })?;

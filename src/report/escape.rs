@@ -29,7 +29,7 @@ pub fn text(text: &str) -> String {
     out
 }
 
-/// JSON text with every hostile character as `\uXXXX`. They stand only within strings, and none is beyond U+FFFF, so
+/// JSON text with every hostile character as a `\u` escape. They stand only within strings, and none is beyond U+FFFF, so
 /// the value stays the same.
 pub fn json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
