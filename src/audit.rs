@@ -35,11 +35,16 @@ pub struct Entry {
 pub enum Chain {
     /// Whole, with this many records; the head says so too.
     Whole(u64),
+    /// Whole, and its last record tells of the uninstall, which takes the head away.
+    Uninstalled(u64),
     /// Whole, but the head kept apart is missing: a cut tail would not show.
     NoHead(u64),
     /// Broken; the line number (from 1) of the first bad record, and why.
     Broken(u64, String),
 }
+
+/// `what` of the last record before keyward's state, and the head with it, is removed.
+pub const UNINSTALLED: &str = "uninstalled";
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -108,13 +113,16 @@ pub fn entries(ledger: &dyn Ledger) -> Result<Vec<Entry>> {
 pub fn verify(ledger: &dyn Ledger) -> Result<Chain> {
     let text = ledger.read()?;
     let mut expected: (u64, String) = (0, String::new());
+    let mut last = String::new();
     for (line, number) in text.split_inclusive('\n').zip(1..) {
         match check(line, &expected) {
-            Ok(entry) => expected = (entry.seq + 1, entry.hash),
+            Ok(entry) => (expected, last) = ((entry.seq + 1, entry.hash), entry.what),
             Err(why) => return Ok(Chain::Broken(number, why)),
         }
     }
-    let Some(head) = ledger.head()? else { return Ok(Chain::NoHead(expected.0)) };
+    let Some(head) = ledger.head()? else {
+        return Ok(if last == UNINSTALLED { Chain::Uninstalled(expected.0) } else { Chain::NoHead(expected.0) });
+    };
     match serde_json::from_str::<Head>(&head) {
         Ok(head) if (head.seq + 1, &head.hash) == (expected.0, &expected.1) => Ok(Chain::Whole(expected.0)),
         Ok(head) => Ok(Chain::Broken(expected.0 + 1, format!("the head knows {} records", head.seq + 1))),
@@ -185,5 +193,25 @@ mod tests {
         assert!(matches!(verify(&ledger).unwrap(), Chain::Broken(4, _)));
         *ledger.head.borrow_mut() = None;
         assert_eq!(verify(&ledger).unwrap(), Chain::NoHead(3));
+    }
+
+    #[test]
+    fn an_uninstall_takes_the_head_away_and_nothing_else_does() {
+        let ledger = written(3);
+        record(&ledger, "", UNINSTALLED, "keyward's state was removed").unwrap();
+        *ledger.head.borrow_mut() = None;
+        assert_eq!(verify(&ledger).unwrap(), Chain::Uninstalled(4));
+        let whole = ledger.log.borrow().clone();
+        let cut: String = whole.split_inclusive('\n').take(3).collect();
+        *ledger.log.borrow_mut() = cut;
+        assert_eq!(verify(&ledger).unwrap(), Chain::NoHead(3));
+        *ledger.log.borrow_mut() = whole.replace("\"seq\":1", "\"seq\":7");
+        assert!(matches!(verify(&ledger).unwrap(), Chain::Broken(2, _)));
+        // A later run goes on where the log ended.
+        *ledger.log.borrow_mut() = whole;
+        record(&ledger, "r2", "begin", "again").unwrap();
+        assert_eq!(verify(&ledger).unwrap(), Chain::Whole(5));
+        *ledger.head.borrow_mut() = None;
+        assert_eq!(verify(&ledger).unwrap(), Chain::NoHead(5));
     }
 }

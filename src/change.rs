@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::{AccountEdit, Actor, Command, Node, Staged};
+use crate::host::{AccountEdit, Actor, Command, Image, Node, Staged};
 use crate::types::{AbsPath, Port, UserName};
 
 /// Something that exactly one task may own; two owners are an error that names both.
@@ -102,6 +102,15 @@ pub enum Step {
         path: AbsPath,
         /// In whose name.
         actor: Actor,
+    },
+    /// Puts a before-image of an earlier run back, with everything that it knows of the path.
+    Restore {
+        /// Where.
+        path: AbsPath,
+        /// In whose name.
+        actor: Actor,
+        /// What stood there.
+        image: Image,
     },
     /// Edits the user databases per entry, all edits under one lock.
     Account {
@@ -265,6 +274,11 @@ pub enum Promise {
     },
     /// Passwords (and keyboard-interactive) are not offered.
     PasswordsRefused,
+    /// Somebody other than these accounts, which the run takes away, can log in: what only a person can show.
+    SomebodyElse {
+        /// The accounts that do not count.
+        than: Vec<String>,
+    },
     /// The firewall lets these TCP ports in and no other port that listens.
     Firewall {
         /// Open TCP ports.

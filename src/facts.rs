@@ -1,9 +1,13 @@
 //! What kind of host this is, gathered once per run: distribution, init, sshd's version and mode.
 
+pub mod sudo_policy;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::host::{Actor, Command, Probe};
+use crate::formats::sshd_config::{ConfigText, Directive};
+use crate::formats::sshd_effective::Effective;
+use crate::host::{Actor, Command, Listener, Output, Probe};
 use crate::types::AbsPath;
 
 /// The service manager that PID 1 is.
@@ -58,6 +62,45 @@ pub struct Facts {
     pub sshd_mode: SshdMode,
 }
 
+/// How somebody gets in over SSH.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doors {
+    /// Ports of sshd that listen.
+    pub ports: Vec<u16>,
+    /// `PermitRootLogin`.
+    pub root: String,
+    /// True when passwords are taken.
+    pub passwords: bool,
+}
+
+impl Doors {
+    /// Looks; `None` when no sshd listens, or it does not tell.
+    ///
+    /// # Errors
+    /// When the listening sockets cannot be read.
+    pub fn look(probe: &dyn Probe) -> Result<Option<Self>> {
+        if !probe.has_program(SSHD) {
+            return Ok(None);
+        }
+        let serves = |name: &String| name.starts_with("sshd") || name == "systemd" || name == "init";
+        let found = probe.listeners()?.into_iter().filter(|listener| listener.programs.iter().any(serves));
+        let listening: Vec<u16> = found.map(|listener| listener.port).collect();
+        let Some(output) = ask_sshd(probe, &["-T"]).ok().filter(Output::ok) else { return Ok(None) };
+        let effective = Effective::parse(&output.stdout);
+        let mut ports = effective.ports();
+        ports.extend(listening.iter().copied().filter(|port| *port == 22));
+        ports.retain(|port| listening.contains(port));
+        ports.sort_unstable();
+        ports.dedup();
+        let yes = |keyword| effective.is(keyword, "yes");
+        Ok((!ports.is_empty()).then(|| Self {
+            ports,
+            root: effective.get("permitrootlogin").unwrap_or("prohibit-password").to_owned(),
+            passwords: yes("passwordauthentication") || yes("kbdinteractiveauthentication"),
+        }))
+    }
+}
+
 /// sshd's executable.
 pub const SSHD: &str = "/usr/sbin/sshd";
 /// Where sshd writes its pid.
@@ -97,6 +140,11 @@ impl Facts {
         })
     }
 
+    /// What [`Facts::gather`] will ask, see [`Probe::look_ahead`].
+    pub fn questions(probe: &dyn Probe) -> Vec<Command> {
+        probe.has_program(SSHD).then(version_question).into_iter().collect()
+    }
+
     /// True when OpenSSH is at least this version; false when it is not installed.
     pub fn sshd_at_least(&self, major: u32, minor: u32) -> bool {
         self.sshd.is_some_and(|version| version >= SshVersion { major, minor })
@@ -108,9 +156,43 @@ fn text(probe: &dyn Probe, path: &'static str) -> Result<Option<String>> {
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
+fn version_question() -> Command {
+    Command::new([SSHD, "-V"])
+}
+
+/// Asks for sshd's settings for an account (sshd(8), `-T` with `-C`). Without conditions in its files they are the same
+/// for all, and one answer does for everybody who asks.
+pub fn sshd_for(user: &str, probe: &dyn Probe) -> Command {
+    if has_conditions(probe).unwrap_or(true) {
+        return Command::new([SSHD, "-T", "-C", &format!("user={user},host=client,addr=192.0.2.1")]);
+    }
+    Command::new([SSHD, "-T"])
+}
+
+/// True when sshd's usual files hold a Match block, or include files from elsewhere that may.
+fn has_conditions(probe: &dyn Probe) -> Result<bool> {
+    let drop_ins = AbsPath::fixed("/etc/ssh/sshd_config.d");
+    let mut files = vec![AbsPath::fixed("/etc/ssh/sshd_config")];
+    for name in probe.list(&drop_ins, &Actor::Root)?.unwrap_or_default() {
+        files.extend(drop_ins.join(&name).ok());
+    }
+    let conditional = |directive: &Directive| match directive.keyword.as_str() {
+        "match" => true,
+        "include" => directive.args != ["/etc/ssh/sshd_config.d/*.conf"],
+        _ => false,
+    };
+    for path in files {
+        let config = ConfigText::parse(&probe.read(&path, &Actor::Root)?.unwrap_or_default());
+        if config.directives().any(|(_, directive)| conditional(directive)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Asks sshd itself: `-V` since 9.2, an unknown option before (it prints its version with the usage).
 fn ssh_version(probe: &dyn Probe) -> Result<Option<SshVersion>> {
-    let output = probe.ask(&Command::new([SSHD, "-V"]))?;
+    let output = probe.ask(&version_question())?;
     Ok(parse_ssh_version(&format!("{}\n{}", output.stdout, output.stderr)))
 }
 
@@ -122,18 +204,87 @@ pub fn parse_ssh_version(text: &str) -> Option<SshVersion> {
     Some(SshVersion { major: major.parse().ok()?, minor: minor.parse().ok()? })
 }
 
+/// Held by process 1, or by nobody knows whom: only then a socket unit may be behind it.
+fn may_be_of_systemd(listener: &Listener) -> bool {
+    listener.programs.is_empty() || listener.programs.iter().any(|name| name == "systemd" || name == "init")
+}
+
 fn sshd_mode(probe: &dyn Probe, init: Init) -> Result<SshdMode> {
     if !probe.has_program(SSHD) {
         return Ok(SshdMode::Missing);
     }
-    if init == Init::Systemd {
+    let listeners = probe.listeners()?;
+    if init == Init::Systemd && listeners.iter().any(may_be_of_systemd) {
         let state = probe.ask(&Command::new(["/usr/bin/systemctl", "is-active", "ssh.socket"]))?;
         if state.stdout.trim() == "active" {
             return Ok(SshdMode::Socket);
         }
     }
-    let serves = probe.listeners()?.iter().any(|listener| listener.programs.iter().any(|name| name == "sshd"));
+    let serves = listeners.iter().any(|listener| listener.programs.iter().any(|name| name == "sshd"));
     Ok(if serves { SshdMode::Service } else { SshdMode::Stopped })
+}
+
+/// Socket activation makes /run/sshd only while a connection is served, and without it sshd says nothing: it is lent
+/// one in a private mount namespace, and the host stays as it is.
+const LENT: &str = "mount -t tmpfs -o mode=755 tmpfs /run && mkdir -m 0755 /run/sshd && exec /usr/sbin/sshd \"$@\"";
+
+/// Asks sshd with these arguments, on a host where it is started by a socket too.
+///
+/// # Errors
+/// When a program does not start.
+pub fn ask_sshd(probe: &dyn Probe, args: &[&str]) -> Result<Output> {
+    let output = probe.ask(&Command::new([SSHD].into_iter().chain(args.iter().copied())))?;
+    if !output.stderr.contains("Missing privilege separation directory") {
+        return Ok(output);
+    }
+    let lent = ["/usr/bin/unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", LENT, "sshd"];
+    probe.ask(&Command::new(lent.into_iter().chain(args.iter().copied())))
+}
+
+/// The ports on which systemd listens for sshd, sorted.
+///
+/// # Errors
+/// When systemctl does not start.
+pub fn socket_ports(probe: &dyn Probe) -> Result<Vec<u16>> {
+    let command = Command::new(["/usr/bin/systemctl", "show", "--property=Listen", "--value", "ssh.socket"]);
+    // `[::]:22 (Stream)` or `0.0.0.0:22 (Stream)`, one a line.
+    let port = |line: &str| line.split(" (").next()?.trim().rsplit_once(':')?.1.parse().ok();
+    let mut ports: Vec<u16> = probe.ask(&command)?.stdout.lines().filter_map(port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    Ok(ports)
+}
+
+/// The ports through which sshd lets in, sorted: where it listens, or would when nothing does. Never those that one of its
+/// sessions forwards, nor another daemon's that happens to be systemd's socket.
+///
+/// # Errors
+/// When a program does not start.
+pub fn ssh_ports(facts: &Facts, probe: &dyn Probe, listeners: &[Listener]) -> Result<Vec<u16>> {
+    let of_sshd =
+        |listener: &&Listener| !listener.address.is_loopback() && listener.programs.iter().any(|name| name == "sshd");
+    let mut ports: Vec<u16> = listeners.iter().filter(of_sshd).map(|listener| listener.port).collect();
+    if facts.sshd_mode == SshdMode::Socket {
+        ports.extend(socket_ports(probe)?);
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    if ports.len() == 1 || !probe.has_program(SSHD) {
+        return Ok(ports);
+    }
+    let configured = configured_ports(probe)?;
+    // Sessions of sshd before 9.8 hold forwarded ports under the same name: those are no doors of sshd.
+    if ports.iter().any(|port| configured.contains(port)) && facts.sshd_mode != SshdMode::Socket {
+        ports.retain(|port| configured.contains(port));
+    }
+    Ok(if ports.is_empty() { configured } else { ports })
+}
+
+/// The ports of sshd's configuration; 22 when it cannot be read.
+fn configured_ports(probe: &dyn Probe) -> Result<Vec<u16>> {
+    let output = probe.ask(&Command::new([SSHD, "-T"]))?;
+    let ports = Effective::parse(&output.stdout).ports();
+    Ok(if ports.is_empty() { vec![22] } else { ports })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::change::{Action, Plan, Stage};
 use crate::error::{Failure, Result};
+use crate::facts::Doors;
 use crate::host::shelf::{Durability, Shelf};
 use crate::host::{AccountEdit, Actor, Command, Database, Image};
 use crate::outcome::{Evidence, Exit};
@@ -41,6 +42,9 @@ pub enum Undo {
     Run {
         /// Which.
         command: Command,
+        /// What it takes back.
+        #[serde(default)]
+        made_by: Option<Command>,
     },
     /// Cannot be undone.
     Irreversible {
@@ -71,6 +75,11 @@ pub enum Record {
         /// Step contents left out.
         plan: Box<Plan>,
     },
+    /// How somebody got in before the run, for the worst end of an undo.
+    Doors {
+        /// The doors.
+        doors: Doors,
+    },
     /// A change is about to be made.
     Change {
         /// Its key.
@@ -79,6 +88,9 @@ pub enum Record {
         summary: String,
         /// Its stage; `None` for the proof's own temporary changes.
         stage: Option<Stage>,
+        /// What makes the running system follow its steps; for taking an undo back.
+        #[serde(default)]
+        forward: Vec<Action>,
         /// What makes the running system follow after its steps were undone.
         backward: Vec<Action>,
     },
@@ -238,6 +250,12 @@ impl<'a> Journal<'a> {
     }
 }
 
+/// True for the records of a run that ended, or never began: a full disk may refuse the very first record, and nothing is
+/// changed before that one stands.
+pub fn is_over(records: &[Record]) -> bool {
+    records.is_empty() || records.iter().any(|record| matches!(record, Record::Closed { .. }))
+}
+
 /// All whole records of a run.
 ///
 /// # Errors
@@ -262,7 +280,7 @@ pub fn read(shelf: &dyn Shelf, run: &str) -> Result<Vec<Record>> {
         }
     }
     match records.first() {
-        Some(Record::Begin { version: VERSION, .. }) | None => Ok(records),
+        Some(Record::Begin { version: VERSION, .. } | Record::Closed { .. }) | None => Ok(records),
         Some(_) => Err(Failure::unknown(format!("journal of {run}"), "was written by another version of keyward")),
     }
 }
@@ -352,6 +370,15 @@ mod tests {
         assert_eq!(journal.records().len(), 2);
         journal.write(&Record::Done { key: "b".into() }).unwrap();
         assert_eq!(read(&shelf, "r1").unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_run_whose_first_record_did_not_fit_never_began() {
+        let shelf = MemoryShelf::default();
+        shelf.create("r1").unwrap();
+        assert!(is_over(&read(&shelf, "r1").unwrap()));
+        Journal::reopen(&shelf, "r1").unwrap().close(Exit::Refused, "never began", "now").unwrap();
+        assert!(is_over(&read(&shelf, "r1").unwrap()), "and may be read when somebody closed it");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What happened, as data: events while a run goes on, and the exit code at its end.
 
+pub mod ways;
+
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Note, Plan, Stage};
@@ -191,6 +193,13 @@ pub enum Event {
     Note {
         /// The note.
         note: Note,
+    },
+    /// Who can get in.
+    Access {
+        /// As it is.
+        now: ways::Ways,
+        /// As it would be after a plan; `None` when none was asked for.
+        after: Option<ways::Ways>,
     },
     /// A whole text that a verb prints: a schema, a manual page, an explanation.
     Text {

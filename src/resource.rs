@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::change::{Change, Claim, Note, Promise};
 use crate::error::{Failure, Result};
 use crate::facts::Facts;
-use crate::host::Probe;
+use crate::host::{Command, Probe};
 use crate::outcome::{Evidence, Moment};
 
 /// Where in the playbook a resource finds its desired state.
@@ -131,6 +131,11 @@ pub trait Resource {
         &[]
     }
 
+    /// What [`Resource::observe`] will surely ask, so that all tasks' answers can be fetched side by side.
+    fn questions(_desired: &Self::Desired, _probe: &dyn Probe) -> Vec<Command> {
+        Vec::new()
+    }
+
     /// Looks at the host.
     ///
     /// # Errors
@@ -171,6 +176,10 @@ pub trait Task {
     fn claims(&self) -> Vec<Claim>;
     /// Packages it needs.
     fn packages(&self) -> &'static [&'static str];
+    /// As [`Resource::questions`].
+    fn questions(&self, _probe: &dyn Probe) -> Vec<Command> {
+        Vec::new()
+    }
     /// Observes and plans.
     ///
     /// # Errors
@@ -191,6 +200,10 @@ impl<R: Resource> Task for Typed<R> {
 
     fn packages(&self) -> &'static [&'static str] {
         R::packages(&self.0)
+    }
+
+    fn questions(&self, probe: &dyn Probe) -> Vec<Command> {
+        R::questions(&self.0, probe)
     }
 
     fn assess(&self, facts: &Facts, probe: &dyn Probe) -> Result<Planned> {

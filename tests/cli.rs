@@ -6,7 +6,10 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use keyward::change::{Level, Step};
+use keyward::host::Node;
 use keyward::outcome::{Event, Exit, Proven, Reach};
 use support::{Bed, Done, KEYWARD, finish};
 
@@ -130,6 +133,40 @@ fn a_playbook_shows_all_its_faults_with_places() {
     assert!(events.iter().filter(|event| matches!(event, Event::Failed { .. })).count() >= 2, "{events:?}");
 }
 
+/// The playbook to try things with, beside a key that nobody can use.
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/playbooks/first-login.yml");
+const NOBODY: &str = "this is the example's public key, and nobody has its private half";
+
+#[test]
+fn the_example_key_is_told_before_anything_is_applied() {
+    let lint = events(&keyward(&["lint", EXAMPLE, "--format", "json"]).ok());
+    let told = |event: &Event| matches!(event, Event::Note { note } if note.level == Level::Warning && note.text.contains(NOBODY));
+    assert!(lint.iter().any(told), "{lint:?}");
+    let dir = place("own-key");
+    std::fs::copy(EXAMPLE, dir.join("first-login.yml")).unwrap();
+    std::fs::write(dir.join("first-login.pub"), KEY).unwrap();
+    let own = events(&keyward(&["lint", dir.join("first-login.yml").to_str().unwrap(), "--format", "json"]).ok());
+    assert!(!own.iter().any(told), "{own:?}");
+
+    let Some(bed) = Bed::new("the_example_key_is_told", "bookworm") else { return };
+    for name in ["first-login.yml", "first-login.pub"] {
+        bed.plant(
+            &format!("/root/{name}"),
+            &std::fs::read(Path::new(EXAMPLE).with_file_name(name)).unwrap(),
+            0o600,
+            (0, 0),
+        );
+    }
+    let plan = bed.keyward(&["plan", "/root/first-login.yml", "--format", "json"]);
+    assert_eq!(plan.code, 2, "{plan:?}");
+    let plan = events(&plan);
+    assert!(matches!(plan[0], Event::Planned { .. }) && plan.iter().any(told), "{plan:?}");
+    let words = ["--yes", "--without-boot-guard", "--confirm-within", "300s"];
+    let apply = bed.keyward(&[&["apply", "/root/first-login.yml"][..], &words].concat());
+    assert_eq!(apply.code, 5, "{apply:?}");
+    assert!(apply.stderr.contains(NOBODY), "{}", apply.stderr);
+}
+
 #[test]
 fn a_closed_standard_output_is_no_panic() {
     for words in [&["schema"][..], &["--help"], &["schema", "--format", "json"]] {
@@ -149,6 +186,26 @@ fn a_closed_standard_output_is_no_panic() {
     // A stream that was never open.
     let done = Command::new("sh").args(["-c", "\"$0\" schema >&- 2>&- <&-", KEYWARD]).status().unwrap();
     assert!(done.success());
+}
+
+/// A file that was cut short must not pass for a whole one: what is printed here gets installed.
+#[test]
+fn a_full_standard_output_is_an_error() {
+    for words in [
+        &["schema"][..],
+        &["explain"],
+        &["explain", "sshd"],
+        &["man"],
+        &["completions", "bash"],
+        &["schema", "--format", "json"],
+        &["--help"],
+    ] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let done = Command::new(KEYWARD).args(words).stdin(Stdio::null()).stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(i32::from(Exit::CannotJudge.code())), "{words:?}: {said}");
+        assert!(said.contains("error: standard output: cannot be written: No space left"), "{words:?}: {said}");
+    }
 }
 
 #[test]
@@ -212,13 +269,25 @@ fn init_writes_a_playbook_that_passes_and_never_overwrites() {
 
 #[test]
 fn completions_and_manual_pages_name_every_verb() {
-    let verbs =
-        ["plan", "apply", "rehearse", "rollback", "history", "show", "lint", "schema", "explain", "init", "uninstall"];
+    let verbs = [
+        "plan",
+        "apply",
+        "rehearse",
+        "access",
+        "rollback",
+        "history",
+        "show",
+        "lint",
+        "schema",
+        "explain",
+        "init",
+        "uninstall",
+    ];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = keyward(&["completions", shell]).ok().stdout;
         assert!(verbs.iter().all(|verb| script.contains(verb)), "{shell}");
     }
-    let dir = place("man");
+    let dir = place("man").join("missing/man1");
     keyward(&["man", "--dir", dir.to_str().unwrap()]).ok();
     for verb in verbs {
         let page = std::fs::read_to_string(dir.join(format!("keyward-{verb}.1"))).unwrap();
@@ -262,6 +331,9 @@ fn life(suite: &str) {
     assert!(lines.last().unwrap().starts_with("next: keyward rehearse /root/job/job.yml"), "{}", plan.stdout);
     assert!(lines.len() <= 28 && lines.iter().all(|line| line.chars().count() <= 80), "{}", plan.stdout);
 
+    let made = bed.sh("ls -d /run/keyward /var/lib/keyward /var/log/keyward 2>/dev/null || true").stdout;
+    assert_eq!(made, "", "{suite}: a plan left something");
+
     let unasked = bed.keyward(&["apply", PLAYBOOK]);
     assert_eq!(unasked.code, 5, "{suite}: {unasked:?}");
     let unguarded = bed.keyward(&["apply", PLAYBOOK, "--yes"]);
@@ -272,7 +344,13 @@ fn life(suite: &str) {
     let applied = bed.keyward(&["apply", PLAYBOOK, "--yes", ACCEPT, "--format", "json"]);
     assert_eq!(applied.code, 0, "{suite}: {}", applied.stderr);
     let seen = events(&applied);
-    assert!(matches!(seen[0], Event::Planned { .. }));
+    let Event::Planned { plan } = &seen[0] else { panic!("{seen:?}") };
+    let contents = plan.changes.iter().flat_map(|change| &change.steps).filter_map(|step| match step {
+        Step::Put { node: Node::File { content, .. }, .. } => Some(String::from_utf8_lossy(content)),
+        _ => None,
+    });
+    let contents: Vec<_> = contents.collect();
+    assert!(contents.len() >= 4 && contents.iter().all(|text| text.is_empty()), "{suite}: {contents:?}");
     let proven = |event: &&Event| matches!(event, Event::Proof { evidence } if evidence.proven == Proven::Yes);
     let logged_in =
         |event: &Event| matches!(event, Event::Proof { evidence } if evidence.what.contains("login as deploy"));
@@ -303,16 +381,143 @@ fn life(suite: &str) {
 
     assert_eq!(bed.keyward(&["uninstall"]).code, 5, "{suite}: no yes");
     bed.keyward(&["uninstall", "--yes"]).ok();
-    let left =
-        bed.sh("find / -xdev -path /proc -prune -o -iname '*keyward*' -print; find /run -iname '*keyward*'").stdout;
-    let left: Vec<&str> = left.lines().filter(|path| !path.starts_with("/var/log/keyward")).collect();
-    assert!(left.is_empty(), "{suite}: {left:?}");
+    let left = || {
+        let found =
+            bed.sh("find / -xdev -path /proc -prune -o -iname '*keyward*' -print; find /run -iname '*keyward*'");
+        let paths: Vec<String> = found.stdout.lines().map(str::to_owned).collect();
+        paths.into_iter().filter(|path| !path.starts_with("/var/log/keyward")).collect::<Vec<_>>()
+    };
+    assert!(left().is_empty(), "{suite}: {:?}", left());
+    // Looking at what is left makes nothing new.
+    let verified = bed.keyward(&["log", "verify"]).ok();
+    assert!(left().is_empty(), "{suite}: {:?}", left());
+    assert!(verified.stdout.contains("tells of the uninstall"), "{}", verified.stdout);
+    for verb in [&["log"][..], &["status"], &["history"], &["plan", PLAYBOOK], &["confirm"], &["cancel", "nonsense"]] {
+        bed.keyward(verb);
+        assert!(left().is_empty(), "{suite}: {verb:?} made {:?}", left());
+    }
     assert_eq!(bed.sh("stat -c %a /var/log/keyward/audit.jsonl").ok().stdout.trim(), "600");
+
+    bed.sh("cd /var/log/keyward; cp audit.jsonl kept; sed -i '$d' audit.jsonl").ok();
+    assert_eq!(bed.keyward(&["log", "verify"]).code, 7, "{suite}: a cut end");
+    bed.sh("cd /var/log/keyward; mv kept audit.jsonl").ok();
+    assert_eq!(bed.keyward(&["apply", PLAYBOOK, "--yes", ACCEPT]).code, 0, "{suite}: after an uninstall");
+    let verified = bed.keyward(&["log", "verify"]).ok();
+    assert!(!verified.stdout.contains("uninstall"), "{suite}: {}", verified.stdout);
 }
 
 #[test]
 fn a_run_from_plan_to_uninstall() {
     support::SUITES.iter().for_each(|suite| life(suite));
+}
+
+/// A guarded apply of [`JOB`] in the copy, until both doors are open; its run. The caller ends the child.
+fn pending(bed: &Bed, window: &str) -> (std::process::Child, String) {
+    lay(bed);
+    // The guard is a copy of the program, so that has to stand in there.
+    bed.plant("/usr/local/bin/keyward", &std::fs::read(KEYWARD).unwrap(), 0o755, (0, 0));
+    let mut command = bed.sandbox.command("/usr/local/bin/keyward").unwrap();
+    command.args(["apply", PLAYBOOK, "--yes", "--without-boot-guard", "--confirm-within", window]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    while !bed.keyward(&["status"]).stdout.contains("undone in")
+        || !bed.sh("ls /var/lib/keyward/runs").stdout.contains("opened")
+    {
+        let said = || bed.keyward(&["history"]).stdout;
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", said());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let history = events(&bed.keyward(&["history", "--format", "json"]));
+    let Some(Event::Run { run, exit: None, .. }) = history.first() else { panic!("{history:?}") };
+    (child, run.clone())
+}
+
+#[test]
+fn whoever_asks_while_a_run_is_pending_is_told_which_and_what_to_do() {
+    let Some(bed) = Bed::new("whoever_asks_while_a_run_is_pending", "bookworm") else { return };
+    let (mut child, run) = pending(&bed, "300s");
+    for verb in ["confirm", "cancel"] {
+        let done = bed.keyward(&[verb, "nonsense"]);
+        assert_eq!(done.code, 1, "{verb}: {done:?}");
+        assert!(done.stderr.contains("run nonsense: there is no such run"), "{verb}: {}", done.stderr);
+        assert!(done.stderr.contains(&format!("keyward {verb} {run}")), "{verb}: {}", done.stderr);
+    }
+    for verb in [&["rollback", &run, "--yes"][..], &["uninstall", "--yes"]] {
+        let busy = bed.keyward(verb);
+        assert_eq!(busy.code, 6, "{verb:?}: {busy:?}");
+        for way in ["keyward status".to_owned(), format!("keyward confirm {run}"), format!("keyward cancel {run}")] {
+            assert!(busy.stderr.contains(&way), "{verb:?}: {way}: {}", busy.stderr);
+        }
+    }
+    // Without its journal nobody could undo it: an agent that is gone changes nothing.
+    signal(&bed, "KILL");
+    child.wait().unwrap();
+    let kept = bed.keyward(&["uninstall", "--yes"]);
+    assert_eq!(kept.code, 5, "{kept:?}");
+    assert!(kept.stderr.contains(&run), "{}", kept.stderr);
+    bed.keyward(&["cancel"]).ok();
+    for verb in ["confirm", "cancel"] {
+        let none = bed.keyward(&[verb]);
+        assert_eq!(none.code, 5, "{verb}: {none:?}");
+        assert!(none.stderr.contains("no run waits"), "{verb}: {}", none.stderr);
+    }
+}
+
+#[test]
+fn a_guard_that_cannot_start_is_found_before_the_first_change() {
+    let Some(bed) = Bed::new("a_guard_that_cannot_start", "bookworm") else { return };
+    lay(&bed);
+    bed.plant("/usr/local/bin/keyward", &std::fs::read(KEYWARD).unwrap(), 0o755, (0, 0));
+    bed.sh("mkdir -m 700 /var/lib/keyward; mount -t tmpfs -o noexec,mode=700 tmpfs /var/lib/keyward").ok();
+    let before = bed.sh(CONTENT).ok().stdout;
+    let words = ["apply", PLAYBOOK, "--yes", "--without-boot-guard", "--confirm-within", "60s"];
+    let done = bed.run(&[&["/usr/local/bin/keyward"][..], &words].concat());
+    assert_eq!(done.code, 5, "{done:?}");
+    let said = format!("{}{}", done.stdout, done.stderr);
+    for wanted in ["nothing was changed", "would undo the run does not start", "findmnt -T /var/lib/keyward"] {
+        assert!(said.contains(wanted) || said.replace("\n", " ").contains(wanted), "{wanted}: {said}");
+    }
+    let touched = moved(&before, &bed.sh(CONTENT).ok().stdout);
+    assert!(touched.is_empty(), "{touched:?}");
+    assert_eq!(bed.sh("ls /var/lib/keyward | grep guard || true").stdout, "", "the copy stays");
+}
+
+/// Sends a signal to the agent in the copy.
+fn signal(bed: &Bed, signal: &str) {
+    let script = "for p in /proc/[0-9]*; do if [ \"$(tr '\\0' '\\n' <$p/cmdline | sed -n 2p)\" = apply ]; then \
+                  kill -\"$1\" ${p#/proc/}; exit; fi; done; exit 1";
+    bed.run(&["/bin/sh", "-c", script, "sh", signal]).ok();
+}
+
+#[test]
+fn a_run_that_is_being_undone_is_not_said_to_wait() {
+    let Some(bed) = Bed::new("a_run_that_is_being_undone", "bookworm") else { return };
+    let (mut child, run) = pending(&bed, "5s");
+    // A stuck agent holds the keeper up, so that what is said meanwhile can be read.
+    signal(&bed, "STOP");
+    let begun = Instant::now();
+    while bed.keyward(&["status"]).stdout.contains("is pending: undone in") {
+        assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", bed.keyward(&["status"]));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for _ in 0..5 {
+        let status = bed.keyward(&["status"]);
+        assert_eq!(status.code, 8, "{status:?}");
+        assert!(status.stdout.contains(&format!("run {run} is being rolled back now")), "{}", status.stdout);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    signal(&bed, "KILL");
+    child.wait().unwrap();
+    let begun = Instant::now();
+    loop {
+        let status = bed.keyward(&["status"]);
+        if status.code == 0 {
+            break;
+        }
+        assert!(status.code == 8 && begun.elapsed() < Duration::from_secs(30), "{status:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(bed.keyward(&["history"]).stdout.contains("(exit 3)"));
 }
 
 #[test]
@@ -339,8 +544,8 @@ fn a_rehearsal_proves_from_outside_and_changes_nothing() {
     let human = keyward(&words).ok();
     assert!(human.stdout.contains("was changed: this was a copy"), "{}", human.stdout);
     assert!(human.stdout.contains("PID 1") && human.stdout.contains("not systemd"), "{}", human.stdout);
-    let refused = keyward(&["apply", playbook.to_str().unwrap(), "--yes", "--root", root]);
-    assert_eq!(refused.code, 5, "{refused:?}");
+    let next = format!("next: keyward apply {} --root {root}", playbook.display());
+    assert!(human.stdout.contains(&next), "{}", human.stdout);
 }
 
 /// Names, sizes and times of a tree's configuration.

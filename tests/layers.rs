@@ -53,7 +53,7 @@ const TABLE: &[Row] = &[
         3,
         "access",
         "who can get in, before and after a plan",
-        &["types", "error", "formats", "host", "facts", "change", "resource"],
+        &["types", "error", "formats", "host", "facts", "change", "outcome", "resource"],
     ),
     row(
         4,

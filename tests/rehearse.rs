@@ -37,8 +37,44 @@ fn a_rehearsal_proves_the_playbook_and_leaves_the_original_alone() {
         proven("passwords are not offered to deploy");
         proven("closed");
         proven("the firewall lets in");
+        let told = done.stdout.contains("nobody has its private half");
+        assert!(told, "{suite}: the example's key is not told:\n{}", done.stdout);
         assert_eq!(before, snapshot(&tree), "{suite}: the original changed");
     }
+}
+
+#[test]
+fn a_run_that_is_struck_in_the_middle_lets_somebody_in_afterwards() {
+    let tree = match support::tree("trixie") {
+        Ok(tree) => tree,
+        Err(reason) => return skipped("a_run_that_is_struck_in_the_middle", &reason),
+    };
+    let struck = |fault: &str| {
+        let mut command = Command::new(KEYWARD);
+        command.args(["rehearse", PLAYBOOK, "--fault", fault, "--root"]).arg(&tree);
+        let mut done = finish(command, b"");
+        done.stdout = done.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        done
+    };
+    for (fault, how) in [
+        ("kill@4", "rolled back: the deadline passed without a confirmation (exit 3)"),
+        // The agent lives, and sees the end of its time as soon as the watchdog does.
+        ("drop@5", "confirm"),
+        ("reboot@7", "rolled back: the machine rebooted before the run was over (exit 3)"),
+    ] {
+        let done = struck(fault);
+        assert_eq!(done.code, 0, "{fault}: {done:?}");
+        let told = format!("{}{}", done.stdout, done.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(told.contains(how) && told.contains("(exit 3)"), "{fault}: {told}");
+        for family in ["IPv4", "IPv6"] {
+            let login = format!("proven L2 old door: login as root, port 22, {family}: in");
+            assert!(done.stdout.contains(&login), "{fault}: {told}");
+        }
+    }
+    let done = struck("drop@7");
+    assert!(done.code == 0 && done.stdout.contains("the run went on to its end"), "{done:?}");
+    let done = struck("kill@99");
+    assert!(done.code == 1 && done.stderr.contains("the run ended before the fault could strike"), "{done:?}");
 }
 
 /// The first day of a server: nothing is installed, so packages are fetched into the copy and sshd is started.

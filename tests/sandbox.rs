@@ -111,9 +111,12 @@ fn a_worker_outside_finds_the_doors_from_every_source() {
         let line = Line { address, source: Some(source), host_keys: vec![host_key.clone()], deadline_ms: 5000 };
         Request::Methods { line, user: "root".to_owned() }
     };
+    // sshd drops some of more than ten that have not logged in yet (MaxStartups in sshd_config(5)).
     let requests: Vec<Request> = sources().map(methods).collect();
-    for (request, reply) in requests.iter().zip(worker.ask(&requests).unwrap()) {
-        assert!(reply.ok && reply.methods.contains(&"publickey".to_owned()), "{request:?}: {reply:?}");
+    for few in requests.chunks(6) {
+        for (request, reply) in few.iter().zip(worker.ask(few).unwrap()) {
+            assert!(reply.ok && reply.methods.contains(&"publickey".to_owned()), "{request:?}: {reply:?}");
+        }
     }
     drop(worker);
     process.wait().unwrap();

@@ -8,73 +8,29 @@ mod case;
 mod inside;
 mod support;
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use case::Case;
+use support::again;
 
 /// Least number of awkward hosts; fewer means that some were lost.
 const LEAST: usize = 40;
 /// How many run at a time.
 const WORKERS: usize = 2;
 
-fn cases() -> Vec<(String, String)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/sshd");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    let only = std::env::var("KEYWARD_CASE").unwrap_or_default();
-    let name = |path: &PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
-    files
-        .iter()
-        .filter(|path| name(path).contains(&only))
-        .map(|path| (name(path), std::fs::read_to_string(path).unwrap()))
-        .collect()
-}
-
-/// Runs one case in a throw-away copy of a tree: this test program again, in its own namespaces.
-fn enter(tree: &Path, text: &str) -> Result<(), String> {
-    let script = r#"
-        set -e
-        mount -t tmpfs -o size=64m,mode=755 keyward-test /mnt
-        mkdir /mnt/upper /mnt/work /mnt/root
-        mount -t overlay -o lowerdir="$1",upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
-        mount -t proc proc /mnt/root/proc
-        mount --rbind /dev /mnt/root/dev
-        mount -t tmpfs -o mode=755 run /mnt/root/run
-        mount -t tmpfs -o mode=1777 tmp /mnt/root/tmp
-        mkdir -p /mnt/root/opt
-        for pair in "$2:/opt/test" "$3:/opt/keyward"; do
-            touch "/mnt/root${pair#*:}"
-            mount --bind "${pair%%:*}" "/mnt/root${pair#*:}"
-        done
-        ip link set lo up
-        exec chroot /mnt/root /opt/test --exact one_awkward_host --nocapture --test-threads 1 --ignored
-    "#;
-    let output = Command::new("unshare")
-        .args(["-m", "-p", "-f", "-n", "--kill-child", "--propagation", "private", "sh", "-c", script, "sh"])
-        .args([tree, &std::env::current_exe().unwrap(), Path::new(support::KEYWARD)])
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("KEYWARD_TEST_CASE", text)
-        .output()
-        .map_err(|error| error.to_string())?;
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if output.status.success() && said.contains("1 passed") { Ok(()) } else { Err(said) }
-}
-
 /// The inner half of [`awkward_hosts`]; it runs in the copy only.
 #[test]
 #[ignore = "runs inside the copy that awkward_hosts makes"]
 fn one_awkward_host() {
-    let Ok(text) = std::env::var("KEYWARD_TEST_CASE") else { return };
+    let Ok(text) = std::env::var(again::CASE) else { return };
     inside::run(&Case::parse(&text));
 }
 
 #[test]
 fn awkward_hosts() {
-    let cases = cases();
+    let cases = again::cases("sshd");
     let filtered = std::env::var_os("KEYWARD_CASE").is_some();
     assert!(filtered || cases.len() >= LEAST, "{} cases, {LEAST} expected", cases.len());
     let mut runs = Vec::new();
@@ -91,7 +47,7 @@ fn awkward_hosts() {
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 while let Some((name, text, suite, tree)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(said) = enter(tree, text) {
+                    if let Err(said) = again::run(tree, "one_awkward_host", text) {
                         failures.lock().unwrap().push(format!("== {name} on {suite}\n{said}"));
                     }
                 }

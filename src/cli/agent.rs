@@ -1,4 +1,4 @@
-//! The far end in a copy of a host: the same program, told by its caller what to do, saying what happens. Its proof
+//! The far end in a copy of a host, or on a tree: the same program, told by its caller what to do, saying what happens. Its proof
 //! requests travel to the caller, who asks a worker that stands outside of the copy.
 //!
 //! One JSON value a line: an [`Order`] first, then [`Said`] one way and answers to [`Said::Ask`] the other.
@@ -10,28 +10,76 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{self, Apply};
+use crate::change::Plan;
+use crate::engine::{self, Agreed, Apply, Prove, Settle};
 use crate::error::{Failure, Result};
+use crate::host::ledger::MemoryLedger;
 use crate::host::real::{RealHost, prepare_process};
+use crate::host::shelf::MemoryShelf;
 use crate::outcome::{Event, Exit, Reach, Sink};
 use crate::proof::{OutsideProver, Reply, Request, RootKey, Route, Worker};
 use crate::resource::{LoadedFile, Unguarded};
 use crate::target::sandbox::{INSIDE_V4, INSIDE_V6, sources};
 
 use super::job::{Handed, Job, NoJob};
-use super::{Ending, state};
+use super::strike::{self, Fault};
+use super::{Ending, inside, state};
 
 /// The hidden verb.
 pub const ARG: &str = "__agent";
 
 /// What the agent is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Act {
-    /// Look, and send the plan.
+    /// In a copy: look, and send the plan.
     Plan,
-    /// Plan, apply and prove.
-    Rehearse,
+    /// In a copy: plan, apply and prove.
+    Rehearse {
+        /// True: ask for a yes to each plan, as [`Question::Plan`]; it is meant for the tree.
+        ask: bool,
+    },
+    /// In a copy that was booted with the changes in it: nothing may be left to do, and all is proven.
+    Prove,
+    /// In a copy: a guarded run that is struck in the middle.
+    Fault(Fault),
+    /// On a tree: make what was agreed to and rehearsed. Its run is then pending.
+    Make(Vec<Agreed>),
+    /// On a tree: end the pending run.
+    Settle {
+        /// Which.
+        run: String,
+        /// How.
+        how: Settle,
+    },
+    /// On a tree: what was done there.
+    Records(Records),
+}
+
+impl Act {
+    /// True when it makes proof requests.
+    pub fn proves(&self) -> bool {
+        matches!(self, Self::Rehearse { .. } | Self::Prove)
+    }
+}
+
+/// A verb about the runs of a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Records {
+    /// `history`
+    History,
+    /// `show RUN`
+    Show(String),
+    /// `log`, or `log verify` when true.
+    Log(bool),
+    /// `rollback`
+    Rollback {
+        /// Which; `None` for the newest in force.
+        run: Option<String>,
+        /// Overwrite later edits.
+        force: bool,
+    },
 }
 
 /// The first line that the agent reads.
@@ -53,6 +101,23 @@ pub enum Said {
     Event(Box<Event>),
     /// Ask the worker outside, and answer with [`Answer`].
     Ask(Vec<Request>),
+    /// Ask whoever may say yes, and answer with `true`; no answer is a no.
+    Agree(Box<Question>),
+}
+
+/// What needs a yes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Question {
+    /// This plan, on the tree.
+    Plan(Agreed),
+    /// Undoing a run.
+    Undo {
+        /// Run id.
+        run: String,
+        /// Of its changes, newest first.
+        summaries: Vec<String>,
+    },
 }
 
 /// What the worker outside answered.
@@ -112,29 +177,68 @@ fn run(sink: &mut dyn Sink) -> Result<Ending> {
     prepare_process()?;
     let broken = || Failure::unknown("agent", "was not told what to do");
     let order: Order = serde_json::from_str(&hear().ok_or_else(broken)?).map_err(|error| broken().why(error))?;
-    let job = Job::load(&order.playbook, &Handed(order.sources)).map_err(|fault| match fault {
-        NoJob::Place(failure) => failure,
-        NoJob::Faults(faults) => faults.failure(),
-    })?;
     let host = RealHost::new();
-    let (facts, plan) = match job.assess(&host, Duration::ZERO, sink) {
+    let job = |sources| {
+        Job::load(&order.playbook, &Handed(sources)).map_err(|fault| match fault {
+            NoJob::Place(failure) => failure,
+            NoJob::Faults(faults) => faults.failure(),
+        })
+    };
+    match order.act {
+        Act::Plan => plan(&job(order.sources)?, &host, sink),
+        Act::Rehearse { ask } => rehearse(&job(order.sources)?, &host, ask, sink),
+        Act::Fault(fault) => strike::run(&job(order.sources)?, &host, fault, sink),
+        Act::Prove => prove(&job(order.sources)?, &host, sink),
+        Act::Make(plans) => inside::make(&host, &plans, sink),
+        Act::Settle { run, how } => inside::settle(&host, &run, how, sink),
+        Act::Records(records) => inside::records(&host, &records, &mut ask, sink),
+    }
+}
+
+/// No answer is a no.
+fn ask(question: Question) -> bool {
+    say(&Said::Agree(Box::new(question))).is_ok() && hear().is_some_and(|answer| answer.trim() == "true")
+}
+
+fn plan(job: &Job, host: &RealHost, sink: &mut dyn Sink) -> Result<Ending> {
+    Ok(match job.assess(host, Duration::ZERO, sink) {
+        Ok((_, plan)) => {
+            let ending = Ending::of_plan(&plan);
+            sink.event(shown(&plan));
+            ending
+        }
+        Err(ending) => ending,
+    })
+}
+
+fn shown(plan: &Plan) -> Event {
+    Event::Planned { plan: Box::new(crate::report::json::without_contents(plan)) }
+}
+
+fn rehearse(job: &Job, host: &RealHost, ask_first: bool, sink: &mut dyn Sink) -> Result<Ending> {
+    let (facts, plan) = match job.assess(host, Duration::ZERO, sink) {
         Ok(found) => found,
         Err(ending) => return Ok(ending),
     };
-    sink.event(Event::Planned { plan: Box::new(crate::report::json::without_contents(&plan)) });
-    if order.act == Act::Plan {
-        return Ok(Ending::of_plan(&plan));
+    sink.event(shown(&plan));
+    let mut approve = |plan: &Plan| {
+        let replaces = engine::replaced(plan, host);
+        !ask_first || ask(Question::Plan(Agreed { plan: plan.clone(), replaces }))
+    };
+    if ask_first {
+        inside::refuse_unprovable(host)?;
+        if plan.is_converged() {
+            return Ok(Ending::of_plan(&plan));
+        }
+        if !approve(&plan) {
+            return Err(Failure::refused("apply", "declined, nothing changed"));
+        }
     }
     let (shelf, ledger) = (state::shelf()?, state::ledger()?);
-    let route = Route {
-        addresses: vec![IpAddr::V4(INSIDE_V4), IpAddr::V6(INSIDE_V6)],
-        sources: sources().collect(),
-        reach: Reach::L2,
-    };
-    let mut prover = OutsideProver::new(Box::new(Relay), route, RootKey::Add);
+    let mut prover = prover();
     let outcome = engine::apply(
         Apply {
-            host: &host,
+            host,
             shelf: &shelf,
             audit: &ledger,
             tasks: &job.tasks,
@@ -143,7 +247,49 @@ fn run(sink: &mut dyn Sink) -> Result<Ending> {
             plan,
             access: &job.access,
             prover: Some(&mut prover),
-            prove: engine::Prove::Changes,
+            prove: Prove::Changes,
+            guard: &mut Unguarded,
+            approve: &mut approve,
+        },
+        sink,
+    );
+    Ok(Ending::from(outcome))
+}
+
+/// Connections come from outside of the copy.
+fn prover() -> OutsideProver {
+    let route = Route {
+        addresses: vec![IpAddr::V4(INSIDE_V4), IpAddr::V6(INSIDE_V6)],
+        sources: sources().collect(),
+        reach: Reach::L2,
+    };
+    OutsideProver::new(Box::new(Relay), route, RootKey::Add)
+}
+
+/// What a boot made of the changed files: as the playbook says, and every promise shown. Its run is nobody's history.
+fn prove(job: &Job, host: &RealHost, sink: &mut dyn Sink) -> Result<Ending> {
+    let (facts, plan) = match job.assess(host, Duration::ZERO, sink) {
+        Ok(found) => found,
+        Err(ending) => return Ok(ending),
+    };
+    if let Some(left) = plan.changes.first() {
+        let why = left.differences.first().map(|one| format!("{} is {}, wanted {}", one.path, one.have, one.want));
+        return Err(Failure::failed(&left.key, "does not hold once it has booted")
+            .why(why.unwrap_or_else(|| left.summary.clone())));
+    }
+    let mut prover = prover();
+    let outcome = engine::apply(
+        Apply {
+            host,
+            shelf: &MemoryShelf::default(),
+            audit: &MemoryLedger::default(),
+            tasks: &job.tasks,
+            about: &job.about,
+            facts: &facts,
+            plan,
+            access: &job.access,
+            prover: Some(&mut prover),
+            prove: Prove::Always,
             guard: &mut Unguarded,
             approve: &mut |_| true,
         },

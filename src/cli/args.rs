@@ -37,7 +37,8 @@ pub struct Global {
     /// Which host: local, sandbox (a throw-away copy of it), or rootfs:DIR
     #[arg(long, global = true, value_name = "TARGET", value_parser = target, conflicts_with = "root")]
     pub target: Option<TargetArg>,
-    /// Short for --target rootfs:DIR; for rehearse, the tree to copy
+    /// Short for --target rootfs:DIR: a tree that is not running, such as an image; for rehearse and plan, the tree to
+    /// copy. apply changes its files only, proven on booted copies; rollback, history, show and log work on its runs
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
     /// A mount that a copy does without, such as a network file system; may be given again
@@ -88,6 +89,8 @@ pub enum Verb {
     Apply(ApplyArgs),
     /// Apply on a throw-away copy of this machine, with proof by real logins
     Rehearse(RehearseArgs),
+    /// Say who can get into this host, and who could after a playbook
+    Access(AccessArgs),
     /// Undo a run, byte for byte
     Rollback(RollbackArgs),
     /// Keep a pending run, from a new login through the new door
@@ -96,6 +99,8 @@ pub enum Verb {
     Cancel(CancelArgs),
     /// Say whether a run is pending, and until when
     Status,
+    /// End the sshd of last resort, once sshd is mended
+    Acknowledge,
     /// List the runs on this host
     History,
     /// Show one run: plan, steps, proof and result
@@ -135,6 +140,13 @@ pub struct PlanArgs {
     pub diff: bool,
 }
 
+/// Arguments of `access`.
+#[derive(Debug, Args)]
+pub struct AccessArgs {
+    /// A playbook: shows who could get in after it, too
+    pub playbook: Option<PathBuf>,
+}
+
 /// Arguments of `apply`.
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
@@ -143,6 +155,34 @@ pub struct ApplyArgs {
     /// Show whole diffs, however long
     #[arg(long)]
     pub diff: bool,
+    /// How the run is agreed to, guarded and decided.
+    #[command(flatten)]
+    pub live: LiveArgs,
+    /// Let proof from another network namespace decide instead of a person; only when a key of the playbook has logged
+    /// in before, or --identity names its private half
+    #[arg(long, value_name = "LEVEL", value_enum)]
+    pub accept_evidence: Option<Level>,
+    /// A private key file of an administrator of the playbook, to show that somebody holds it
+    #[arg(long, value_name = "FILE", requires = "accept_evidence")]
+    pub identity: Option<PathBuf>,
+    /// Log in for real even when nothing has to change
+    #[arg(long)]
+    pub prove: bool,
+    /// Wait up to this many seconds for the package manager and cloud-init
+    #[arg(long, value_name = "SECS", default_value_t = 0)]
+    pub wait: u64,
+}
+
+/// Evidence that may decide instead of a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// A login from another network namespace of this host.
+    L2,
+}
+
+/// Arguments of verbs that change this host.
+#[derive(Debug, Args)]
+pub struct LiveArgs {
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
@@ -155,13 +195,10 @@ pub struct ApplyArgs {
     /// Go on although nothing would undo the run after a reboot (hosts without systemd)
     #[arg(long)]
     pub without_boot_guard: bool,
-    /// Log in for real even when nothing has to change
+    /// Come back with exit code 8 once both doors are open, while the run waits for its confirmation
     #[arg(long)]
-    pub prove: bool,
-    /// Wait up to this many seconds for the package manager and cloud-init
-    #[arg(long, value_name = "SECS", default_value_t = 0)]
-    pub wait: u64,
-    /// For hosts made for tests: apply changes of ways in although no guard stands by
+    pub detach: bool,
+    /// For hosts made for tests: change ways in although no guard stands by
     #[arg(long, hide = true)]
     pub i_accept_that_this_host_may_lock_me_out: bool,
 }
@@ -171,6 +208,10 @@ pub struct ApplyArgs {
 pub struct RehearseArgs {
     /// The playbook
     pub playbook: PathBuf,
+    /// Strike the run right after change N of the plan, and show who can still log in: kill@N (the agent dies), reboot@N
+    /// (the power is cut), drop@N (the operator's link is lost)
+    #[arg(long, value_name = "FAULT")]
+    pub fault: Option<super::strike::Fault>,
     /// Show whole diffs, however long
     #[arg(long)]
     pub diff: bool,
@@ -181,15 +222,15 @@ pub struct RehearseArgs {
 pub struct RollbackArgs {
     /// The run; the last one when left out
     pub run: Option<String>,
-    /// Do not ask
-    #[arg(long, short)]
-    pub yes: bool,
+    /// Show whole diffs, however long
+    #[arg(long)]
+    pub diff: bool,
+    /// How the run is agreed to, guarded and decided.
+    #[command(flatten)]
+    pub live: LiveArgs,
     /// Restore also what others changed since
     #[arg(long)]
     pub force: bool,
-    /// For hosts made for tests: undo changes of ways in although no guard stands by
-    #[arg(long, hide = true)]
-    pub i_accept_that_this_host_may_lock_me_out: bool,
 }
 
 /// Arguments of `confirm`.
@@ -279,7 +320,7 @@ pub struct CompletionsArgs {
 /// Arguments of `man`.
 #[derive(Debug, Args)]
 pub struct ManArgs {
-    /// Write keyward.1 and one page a verb into this directory
+    /// Write keyward.1 and one page a verb into this directory, which is made when missing
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }

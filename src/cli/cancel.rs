@@ -12,8 +12,8 @@ use super::{Ending, confirm, state};
 /// Cancels.
 pub fn run(args: &CancelArgs) -> Result<Ending> {
     state::need_root("to cancel a run")?;
-    let (host, shelf, ledger) = (RealHost::new(), state::shelf()?, state::ledger_or_none());
-    let pending = confirm::find(&shelf, args.run.as_deref())?;
+    let (host, shelf, ledger) = (RealHost::new(), confirm::shelf()?, state::ledger_or_none());
+    let pending = confirm::find(&shelf, "cancel", args.run.as_deref())?;
     let run = &pending.run;
     let said = Said { confirmed: false, because: "cancelled by the operator".to_owned() };
     if let Decision::Against(because) = guard::decide(&host, &shelf, run, None, &said)? {
@@ -21,9 +21,12 @@ pub fn run(args: &CancelArgs) -> Result<Ending> {
             .why(because)
             .hint(format!("once it is over: keyward rollback {run}")));
     }
+    // A session that ends now must not stop the undo half way.
+    let _signals = super::guard::Signals::hold()?;
     // Where the agent lives it sees the decision and undoes its own work; a dead one's lock is free at once.
     let mut events: Vec<Event> = Vec::new();
     let undone = guard::expire(&host, &shelf, ledger.as_ref(), run, &mut events);
+    super::motd::ended(&shelf, run);
     // Whoever undid it: the guard goes. Doing so twice is harmless.
     let keeper = guard::keeper_of(&Facts::gather(&host)?);
     undone.and(guard::disarm(&host, &shelf, run, keeper))?;

@@ -7,7 +7,7 @@ use crate::change::{Plan, Promise};
 use crate::engine::guard::{self, Decision, Pending, Said};
 use crate::error::{Failure, Result};
 use crate::host::real::RealHost;
-use crate::host::shelf::Shelf;
+use crate::host::shelf::{DirShelf, Shelf};
 use crate::journal::{self, Record};
 use crate::outcome::Exit;
 use crate::proof::session::{self, Session};
@@ -20,11 +20,19 @@ use super::{Ending, state};
 /// Confirms.
 pub fn run(args: &ConfirmArgs) -> Result<Ending> {
     state::need_root("to confirm a run")?;
-    let (host, shelf) = (RealHost::new(), state::shelf()?);
-    let pending = find(&shelf, args.run.as_deref())?;
+    let (host, shelf) = (RealHost::new(), shelf()?);
+    let pending = find(&shelf, "confirm", args.run.as_deref())?;
     let run = &pending.run;
     if let Some(ending) = over(&shelf, run)? {
         return Ok(ending);
+    }
+    if pending.agent.is_some_and(|agent| !agent.lives(&host)) {
+        return Err(Failure::refused(
+            format!("run {run}"),
+            "cannot be kept: the process that would close the old doors is gone",
+        )
+        .why("the run is undone at its deadline")
+        .hint(format!("undo it now: keyward cancel {run}")));
     }
     let session = session::around(std::process::id(), &host)?;
     let opened = guard::opened(&shelf, run)?;
@@ -43,10 +51,30 @@ pub fn run(args: &ConfirmArgs) -> Result<Ending> {
     wait(&shelf, &pending)
 }
 
-/// The pending run that is meant.
-pub fn find(shelf: &dyn Shelf, wanted: Option<&str>) -> Result<Pending> {
-    let pending = guard::pending(shelf, wanted)?;
-    pending.ok_or_else(|| Failure::refused("keyward", "no run waits for a confirmation").hint("keyward history"))
+/// The journals, where something may wait.
+pub fn shelf() -> Result<DirShelf> {
+    state::shelf_if_any()?.ok_or_else(nothing_waits)
+}
+
+fn nothing_waits() -> Failure {
+    Failure::refused("keyward", "no run waits for a confirmation").hint("keyward history")
+}
+
+/// The pending run that is meant; `verb` is for the way out.
+pub fn find(shelf: &dyn Shelf, verb: &str, wanted: Option<&str>) -> Result<Pending> {
+    if let Some(pending) = guard::pending(shelf, wanted)? {
+        return Ok(pending);
+    }
+    let Some(run) = wanted else { return Err(nothing_waits()) };
+    let place = format!("run {run}");
+    let failure = match shelf.read(run)? {
+        None => Failure::input(place, "there is no such run"),
+        Some(_) => Failure::refused(place, "was never armed, so nothing of it waits"),
+    };
+    Err(match guard::pending(shelf, None)? {
+        Some(Pending { run, .. }) => failure.why(format!("run {run} is pending")).hint(format!("keyward {verb} {run}")),
+        None => failure.why("no run is pending").hint("keyward history"),
+    })
 }
 
 /// The plan in force: the last one that was shown.
@@ -80,7 +108,16 @@ fn judge(session: Option<&Session>, plan: &Plan, opened_ms: Option<u64>) -> Resu
             _ => None,
         })
         .collect();
-    let how = format!("log in anew, as {} through port {}, and confirm from there", admins.join(" or "), list(&ports));
+    let taken = plan.promises.iter().find_map(|promise| match promise {
+        Promise::SomebodyElse { than } => Some(than),
+        _ => None,
+    });
+    let who = match taken {
+        Some(than) if than.is_empty() => "any account".to_owned(),
+        Some(than) => format!("an account other than {}", than.join(", ")),
+        None => admins.join(" or "),
+    };
+    let how = format!("log in anew, as {who} through port {}, and confirm from there", list(&ports));
     let opened_ms =
         opened_ms.ok_or_else(|| refused("the new door is not open yet").hint("wait until it is said to be open"))?;
     let session =
@@ -97,8 +134,16 @@ fn judge(session: Option<&Session>, plan: &Plan, opened_ms: Option<u64>) -> Resu
     if session.began_ms <= opened_ms {
         return Err(refused("this login began before the new door was open, so it proves nothing about it").hint(how));
     }
-    if !admins.contains(&session.user) {
-        return Err(refused("this login is not an administrator of the playbook").why(&session.user).hint(how));
+    match taken {
+        Some(than) if than.contains(&session.user) => {
+            return Err(refused("this login is by an account that the rollback takes away")
+                .why(&session.user)
+                .hint(how));
+        }
+        None if !admins.contains(&session.user) => {
+            return Err(refused("this login is not an administrator of the playbook").why(&session.user).hint(how));
+        }
+        _ => {}
     }
     let closes_passwords = plan.promises.contains(&Promise::PasswordsRefused);
     match session.method.as_deref() {
@@ -167,6 +212,22 @@ mod tests {
             method: Some("publickey".into()),
             from: "198.51.100.9".parse().ok(),
         }
+    }
+
+    #[test]
+    fn a_rollback_is_confirmed_by_somebody_whom_it_leaves() {
+        let mut plan = plan();
+        plan.promises = vec![
+            Promise::SomebodyElse { than: vec!["deploy".into()] },
+            Promise::SshPort { port: Port::new(22).unwrap() },
+        ];
+        let root = Session { user: "root".into(), port: 22, method: Some("password".into()), ..session() };
+        assert!(super::judge(Some(&root), &plan, Some(1000)).is_ok());
+        assert!(super::judge(Some(&Session { port: 2222, ..root.clone() }), &plan, Some(1000)).is_err());
+        let deploy = Session { user: "deploy".into(), ..root };
+        assert!(super::judge(Some(&deploy), &plan, Some(1000)).is_err());
+        plan.promises[0] = Promise::SomebodyElse { than: Vec::new() };
+        assert!(super::judge(Some(&deploy), &plan, Some(1000)).is_ok(), "nothing closes after the decision");
     }
 
     #[test]

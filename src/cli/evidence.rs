@@ -2,9 +2,9 @@
 
 use crate::change::Note;
 use crate::error::Result;
-use crate::host::shelf::Shelf as _;
+use crate::host::shelf::Shelf;
 use crate::journal::{self, Record};
-use crate::outcome::{Event, Proven, Sink};
+use crate::outcome::{Event, Exit, Proven, Sink};
 
 use super::state;
 
@@ -14,9 +14,31 @@ use super::state;
 /// When the journals cannot be read.
 pub fn tell_last(sink: &mut dyn Sink) -> Result<()> {
     let Some(shelf) = state::shelf_if_any()? else { return Ok(()) };
+    let text = match last(&shelf)? {
+        Some(Proof { run, at, held, all }) => format!(
+            "last proven {} ago by run {run}: {held} of {all} held; keyward apply --prove logs in again",
+            age(&at)
+        ),
+        None => "never proven by a login on this host; --prove does it".to_owned(),
+    };
+    sink.event(Event::Note { note: Note::info("evidence", text) });
+    Ok(())
+}
+
+/// What a run proved.
+#[derive(Debug, PartialEq, Eq)]
+struct Proof {
+    run: String,
+    at: String,
+    held: usize,
+    all: usize,
+}
+
+/// The newest proof of a state that holds: what a run proved before it was rolled back is no more.
+fn last(shelf: &dyn Shelf) -> Result<Option<Proof>> {
     for run in shelf.runs()?.into_iter().rev() {
         // A journal that cannot be read proves nothing; history tells of it.
-        let Ok(records) = journal::read(&shelf, &run) else { continue };
+        let Ok(records) = journal::read(shelf, &run) else { continue };
         let (mut held, mut all, mut ended) = (0_usize, 0_usize, None);
         for record in &records {
             match record {
@@ -24,21 +46,17 @@ pub fn tell_last(sink: &mut dyn Sink) -> Result<()> {
                     all += 1;
                     held += usize::from(evidence.proven == Proven::Yes);
                 }
-                Record::Closed { at, .. } => ended = Some(at.as_str()),
+                Record::Closed { at, exit: Exit::AsAsked | Exit::Unverified, .. } => ended = Some(at.clone()),
                 _ => {}
             }
         }
-        if let (Some(at), true) = (ended, all > 0) {
-            let text = format!(
-                "last proven {} ago by run {run}: {held} of {all} held; keyward apply --prove logs in again",
-                age(at)
-            );
-            sink.event(Event::Note { note: Note::info("evidence", text) });
-            return Ok(());
+        // A rollback by hand ends as asked too.
+        let undone = records.iter().any(|record| matches!(record, Record::RollingBack { .. }));
+        if let (Some(at), true, false) = (ended, all > 0, undone) {
+            return Ok(Some(Proof { run, at, held, all }));
         }
     }
-    sink.event(Event::Note { note: Note::info("evidence", "never proven by a login on this host; --prove does it") });
-    Ok(())
+    Ok(None)
 }
 
 /// `3 days`, `2 hours`, `5 minutes`, `40 seconds`.
@@ -56,7 +74,44 @@ fn age(at: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::age;
+    use super::*;
+    use crate::change::Plan;
+    use crate::host::shelf::MemoryShelf;
+    use crate::journal::Journal;
+    use crate::outcome::{Evidence, Reach};
+
+    fn run(shelf: &MemoryShelf, id: &str, exit: Exit, undone: bool) {
+        let plan = serde_json::json!({"version": 1, "host": "", "playbook": "", "playbook_digest": "",
+            "observation_digest": "", "changes": [], "notes": [], "deferred": [], "promises": [], "met": []});
+        let plan: Plan = serde_json::from_value(plan).unwrap();
+        let journal = Journal::begin(shelf, id, "2026-01-01T00:00:00Z", &plan).unwrap();
+        let evidence =
+            Evidence { what: "login".into(), proven: Proven::Yes, reach: Reach::L1, seen: String::new(), millis: 1 };
+        journal.write(&Record::Evidence { evidence }).unwrap();
+        if undone {
+            journal.write(&Record::RollingBack { reason: "asked for".into() }).unwrap();
+        }
+        journal.close(exit, "", &format!("end of {id}")).unwrap();
+    }
+
+    #[test]
+    fn only_a_state_that_holds_was_proven() {
+        let shelf = MemoryShelf::default();
+        assert_eq!(last(&shelf).unwrap(), None);
+        run(&shelf, "r1", Exit::Unverified, false);
+        for (id, exit, undone) in [
+            ("r2", Exit::RolledBack, true),
+            ("r3", Exit::RollbackIncomplete, true),
+            ("r4", Exit::AsAsked, true),
+            ("r5", Exit::Refused, false),
+        ] {
+            run(&shelf, id, exit, undone);
+            assert_eq!(last(&shelf).unwrap().unwrap().run, "r1", "{id} holds no more");
+        }
+        run(&shelf, "r6", Exit::AsAsked, false);
+        let proof = Proof { run: "r6".into(), at: "end of r6".into(), held: 1, all: 1 };
+        assert_eq!(last(&shelf).unwrap(), Some(proof));
+    }
 
     #[test]
     fn ages() {

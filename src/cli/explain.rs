@@ -1,7 +1,6 @@
 //! `keyward explain [RESOURCE]`: the playbook language, from the resources' own types.
 
 use crate::error::Result;
-use crate::outcome::{Exit, Sink};
 use crate::playbook;
 use crate::resources::REGISTRY;
 
@@ -9,8 +8,7 @@ use super::args::{ExplainArgs, Format};
 use super::{Ending, print_file};
 
 /// Explains all resources, or one.
-pub fn run(args: &ExplainArgs, format: Format, sink: &mut dyn Sink) -> Result<Ending> {
+pub fn run(args: &ExplainArgs, format: Format) -> Result<Ending> {
     let text = playbook::explain(REGISTRY, args.resource.as_deref())?;
-    print_file("explanation", &text, format, sink);
-    Ok(Ending::new(Exit::AsAsked, "", ""))
+    print_file("explanation", &text, format)
 }

@@ -4,9 +4,10 @@
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::change::{Plan, Promise};
 use crate::engine::guard::{self, Pending};
@@ -24,7 +25,7 @@ use super::terminal::progress;
 /// The hidden verb.
 pub const ARG: &str = guard::VERB;
 const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
-const SCOPE: &str = "keyward-apply-";
+const UNIT: &str = "keyward-apply-";
 
 /// Moves this process into a systemd scope of its own, where neither the end of the login session nor a restart of
 /// sshd reaches it. Gives back the scope's name; empty where systemd does not run. Does not return when it moves.
@@ -36,7 +37,7 @@ pub fn own_unit(facts: &Facts, agreed: &Plan) -> Result<String> {
         return Ok(String::new());
     }
     let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let found = cgroups.lines().find_map(|line| line.rsplit('/').next().filter(|unit| unit.starts_with(SCOPE)));
+    let found = cgroups.lines().find_map(|line| line.rsplit('/').next().filter(|unit| unit.starts_with(UNIT)));
     if let Some(unit) = found {
         return Ok(unit.to_owned());
     }
@@ -45,41 +46,56 @@ pub fn own_unit(facts: &Facts, agreed: &Plan) -> Result<String> {
             .why(why)
     };
     let own = std::env::current_exe().map_err(|error| cannot(&error))?;
-    let unit = format!("{SCOPE}{}.scope", std::process::id());
-    let mut command = Command::new(SYSTEMD_RUN);
-    // When the deadline comes, a stuck agent must go at once: it holds SIGTERM back, and the undo waits for its end.
-    command.args(["-p", "KillSignal=SIGKILL", "-p", "TimeoutStopSec=2s"]);
-    command.args(["--scope", "--quiet", "--collect", "--unit", &unit, "--"]).arg(own).args(std::env::args_os().skip(1));
+    let mut command = unit_command("scope");
+    command.args(["--scope", "--"]).arg(own).args(std::env::args_os().skip(1));
     // The plan was shown and the question answered here; over there only a plan that differs stops it.
     command.arg("--as-agreed").arg(&agreed.observation_digest);
     Err(cannot(&command.exec()))
 }
 
+/// `systemd-run` for a unit in which an apply runs; `kind` is `scope` or `service`.
+pub fn unit_command(kind: &str) -> Command {
+    let unit = format!("{UNIT}{}.{kind}", std::process::id());
+    let mut command = Command::new(SYSTEMD_RUN);
+    // When the deadline comes, a stuck agent must go at once: it ignores SIGTERM, and the undo waits for its end.
+    command.args(["-p", "KillSignal=SIGKILL", "-p", "TimeoutStopSec=2s", "--quiet", "--collect", "--unit", &unit]);
+    command
+}
+
+/// Set when Ctrl-C was typed.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 /// Keeps a hang-up, a closed terminal and a polite kill from ending the run; Ctrl-C is noticed instead.
-pub struct Signals(SignalFd);
+pub struct Signals(());
+
+extern "C" fn notice(signal: nix::libc::c_int) {
+    if signal == nix::libc::SIGINT {
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    }
+}
 
 impl Signals {
-    /// Blocks the signals in this thread and in those it starts. Children start with none blocked.
+    /// Takes the signals over. By handlers, since these end with exec(3): children start with the default actions, where
+    /// blocked or ignored signals would stay so.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn hold() -> Result<Self> {
-        let mut held = SigSet::empty();
+        let action = SigAction::new(SigHandler::Handler(notice), SaFlags::SA_RESTART, SigSet::empty());
         for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGTSTP, Signal::SIGQUIT] {
-            held.add(signal);
+            // SAFETY: the handler stores to an atomic and does nothing else, which is safe at any moment.
+            #[allow(unsafe_code, reason = "nix marks all of sigaction(2) unsafe; the handler only stores to an atomic")]
+            unsafe {
+                sigaction(signal, &action)
+                    .map_err(|errno| Failure::refused("signals", "cannot be taken over").why(errno.desc()))?;
+            }
         }
-        let refused = |errno: nix::errno::Errno| Failure::refused("signals", "cannot be held").why(errno.desc());
-        held.thread_block().map_err(refused)?;
-        SignalFd::with_flags(&held, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map(Self).map_err(refused)
+        Ok(Self(()))
     }
 
     /// True when Ctrl-C was typed since the last look.
     pub fn interrupted(&self) -> bool {
-        let mut found = false;
-        while let Ok(Some(info)) = self.0.read_signal() {
-            found |= i32::try_from(info.ssi_signo).is_ok_and(|signal| signal == Signal::SIGINT as i32);
-        }
-        found
+        INTERRUPTED.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -92,10 +108,11 @@ pub fn announce(pending: &Pending, shelf: &dyn Shelf) {
     let run = &pending.run;
     let mut text = format!("armed: run {run} is undone at {local} unless it is confirmed\n");
     text.push_str(&format!("  confirm from a NEW login, once both doors are open:  {}\n", command(shelf, run)));
-    text.push_str(&format!("  undo at once:  sudo keyward cancel {run}   (or Ctrl-C here)\n"));
+    text.push_str(&format!("  undo at once:  sudo {} cancel {run}   (or Ctrl-C here)\n", state::own_command()));
     progress(&text);
     let line = format!("keyward: run {run} changes ways in and is undone at {local} unless confirmed (keyward status)");
     wall(&line);
+    super::motd::tell(&line);
 }
 
 /// What the operator reads when a confirmation is awaited.
@@ -108,8 +125,22 @@ pub fn opened(pending: &Pending, shelf: &dyn Shelf) {
 }
 
 fn command(shelf: &dyn Shelf, run: &str) -> String {
-    let (user, port) = super::confirm::plan(shelf, run).map_or_else(|_| door(&[]), |plan| door(&plan.promises));
-    format!("ssh -p {port} -o ControlPath=none {user}@THIS-HOST sudo keyward confirm {run}")
+    let promises = super::confirm::plan(shelf, run).map(|plan| plan.promises).unwrap_or_default();
+    typed(&promises, &state::own_command(), run)
+}
+
+fn typed(promises: &[Promise], program: &str, run: &str) -> String {
+    let (user, port) = door(promises);
+    if promises.iter().any(|promise| matches!(promise, Promise::SomebodyElse { .. })) {
+        return format!(
+            "ssh -t -p {port} -o ControlPath=none root@THIS-HOST {program} confirm {run}   (or another administrator, by sudo)"
+        );
+    }
+    // sudo asks its password on a terminal only.
+    let silent =
+        |promise: &Promise| matches!(promise, Promise::Admin { nopasswd: true, user: one } if one.text() == user);
+    let terminal = if promises.iter().any(silent) { "" } else { "-t " };
+    format!("ssh {terminal}-p {port} -o ControlPath=none {user}@THIS-HOST sudo {program} confirm {run}")
 }
 
 /// The first administrator and the first port of the plan, for the command that confirms.
@@ -143,7 +174,7 @@ pub fn main(words: &[OsString]) -> ExitCode {
             Ok(())
         }
         ["expire", run] => expire(run),
-        ["watch", run] => quietly().and_then(|()| expire(run)),
+        ["watch", run] => quietly().and_then(|()| watch(run)),
         ["recover"] => recover(),
         _ => Err(Failure::input("guard", "not a call of this verb")),
     };
@@ -157,12 +188,35 @@ pub fn main(words: &[OsString]) -> ExitCode {
 }
 
 /// A watchdog must not hold the pipes of whoever started it.
-fn quietly() -> Result<()> {
+pub fn quietly() -> Result<()> {
     let failed = |error: &dyn std::fmt::Display| Failure::failed("/dev/null", "cannot be opened").why(error);
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(|error| failed(&error))?;
     nix::unistd::dup2_stdin(&null).map_err(|errno| failed(&errno))?;
     nix::unistd::dup2_stdout(&null).map_err(|errno| failed(&errno))?;
     nix::unistd::dup2_stderr(&null).map_err(|errno| failed(&errno))
+}
+
+/// Between two tries of a watchdog, as of systemd.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Nobody starts a watchdog again: what fails now may pass later, and until the run is over it is the only way back.
+fn watch(run: &str) -> Result<()> {
+    loop {
+        let failure = match expire(run) {
+            Ok(()) => return Ok(()),
+            Err(failure) => failure,
+        };
+        let over = state::shelf_if_any().is_ok_and(|shelf| {
+            shelf.is_none_or(|shelf| match shelf.read(run) {
+                Ok(text) => text.is_none() || guard::ending(&shelf, run).is_ok_and(|end| end.is_some()),
+                Err(_) => false,
+            })
+        });
+        if over {
+            return Err(failure);
+        }
+        std::thread::sleep(AGAIN);
+    }
 }
 
 fn expire(run: &str) -> Result<()> {
@@ -175,19 +229,51 @@ fn expire(run: &str) -> Result<()> {
     if events.iter().any(|event| matches!(event, Event::Undone { .. })) {
         wall(&format!("keyward: run {run} was not confirmed and is rolled back (keyward show {run})"));
     }
+    super::motd::ended(&shelf, run);
     let keeper = guard::keeper_of(&Facts::gather(&host)?);
     undone.and(guard::disarm(&host, &shelf, run, keeper))
+}
+
+/// Closes what is committed and takes away the guards of closed runs: a kill may have come between a run's end, its
+/// journal's and its guard's.
+///
+/// # Errors
+/// The first that stays; all are tried.
+pub fn sweep(host: &RealHost, shelf: &dyn Shelf) -> Result<()> {
+    // Early in a boot not all facts can be had; the unit that comes here then is systemd's.
+    let keeper =
+        || Facts::gather(host).map_or_else(|_| Box::new(guard::SystemdKeeper) as _, |facts| guard::keeper_of(&facts));
+    let mut swept = guard::close_committed(shelf);
+    for run in guard::armed_runs(host)? {
+        swept = swept.and(guard::disarm(host, shelf, &run, keeper()));
+    }
+    swept
 }
 
 fn recover() -> Result<()> {
     host::real::prepare_process()?;
     let (host, shelf, ledger) = (RealHost::new(), state::shelf()?, state::ledger_or_none());
-    let runs = guard::open_runs(&shelf)?;
     let mut events: Vec<Event> = Vec::new();
+    let open = guard::open_runs(&shelf)?;
     let undone = guard::recover(&host, &shelf, ledger.as_ref(), &mut events);
-    let mut cleaned = Ok(());
-    for run in runs {
-        cleaned = cleaned.and(guard::disarm(&host, &shelf, &run, Box::new(guard::SystemdKeeper)));
+    open.iter().for_each(|run| super::motd::ended(&shelf, run));
+    undone.and(sweep(&host, &shelf))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Port, UserName};
+
+    #[test]
+    fn the_command_that_confirms_works_as_printed() {
+        let promises = |nopasswd| {
+            let admin = Promise::Admin { user: UserName::parse("deploy").unwrap(), nopasswd };
+            [admin, Promise::SshPort { port: Port::new(2222).unwrap() }]
+        };
+        let line = typed(&promises(true), "keyward", "r1");
+        assert_eq!(line, "ssh -p 2222 -o ControlPath=none deploy@THIS-HOST sudo keyward confirm r1");
+        let line = typed(&promises(false), "/root/keyward", "r1");
+        assert_eq!(line, "ssh -t -p 2222 -o ControlPath=none deploy@THIS-HOST sudo /root/keyward confirm r1");
     }
-    undone.and(cleaned)
 }

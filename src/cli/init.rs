@@ -149,3 +149,21 @@ fn write(path: &Path, text: &str) -> Result<()> {
         options.open(path).and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
     written.map_err(|error| Failure::input(path.display().to_string(), "cannot be written").why(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::write;
+
+    #[test]
+    fn what_came_up_meanwhile_is_neither_overwritten_nor_followed() {
+        let dir = std::env::temp_dir().join(format!("keyward-init-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (file, link, target) = (dir.join("site.yml"), dir.join("link.yml"), dir.join("target.yml"));
+        std::fs::write(&file, "mine").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(write(&file, "new").is_err() && write(&link, "new").is_err());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
+        assert!(!target.exists());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

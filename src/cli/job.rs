@@ -2,9 +2,10 @@
 //! check. Used by the verbs on this machine and by the agent in a copy.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::access::WaysIn;
+use crate::access::{Present, WaysIn};
 use crate::change::Plan;
 use crate::engine::{self, About};
 use crate::error::{Failure, Kind, Result};
@@ -12,8 +13,10 @@ use crate::facts::Facts;
 use crate::host::Probe;
 use crate::outcome::{Event, Exit, Sink};
 use crate::playbook::{self, Faults, Playbook};
+use crate::proof::session;
 use crate::resource::{LoadedFile, Loader, Task};
 use crate::resources::{REGISTRY, packages};
+use crate::types::{PublicKey, UserName, Word as _};
 
 use super::Ending;
 use super::loader::FileLoader;
@@ -31,6 +34,8 @@ pub struct Job {
     pub access: WaysIn,
     /// Debian packages that the tasks need.
     pub packages: Vec<&'static str>,
+    /// Keys of the playbook's administrators that open a session.
+    pub declared: Vec<(UserName, PublicKey)>,
     /// Every text that was read, to make the same job elsewhere.
     pub sources: Vec<LoadedFile>,
 }
@@ -71,7 +76,7 @@ impl Job {
         let playbook = playbook::load(name, REGISTRY, loader).map_err(NoJob::Faults)?;
         let needed: BTreeSet<&'static str> = playbook.tasks.iter().flat_map(|task| task.packages()).copied().collect();
         let needed: Vec<&'static str> = needed.into_iter().collect();
-        let access = ways_in(&playbook);
+        let (access, declared) = (ways_in(&playbook), declared(&playbook));
         let Playbook { digest, sources, tasks, .. } = playbook;
         let mut all: Vec<Box<dyn Task>> = Vec::with_capacity(tasks.len() + 1);
         if !needed.is_empty() {
@@ -79,7 +84,18 @@ impl Job {
         }
         all.extend(tasks);
         let about = About { playbook: name.to_owned(), digest };
-        Ok(Self { about, tasks: all, access, packages: needed, sources })
+        Ok(Self { about, tasks: all, access, packages: needed, declared, sources })
+    }
+
+    /// With what is known of the operator's own session, whose next login the plan must not surprise.
+    pub fn for_operator(mut self, probe: &dyn Probe) -> Self {
+        let session = session::around(std::process::id(), probe).ok().flatten();
+        // Without a log that names the peer, what sshd gave the shell has to do; it only ever adds a warning.
+        let given = || std::env::var("SSH_CONNECTION").ok()?.split(' ').next()?.parse().ok();
+        let from = session.as_ref().and_then(|session| session.from).or_else(given);
+        let user = session.map(|session| session.user);
+        self.access.present = from.filter(|from: &IpAddr| !from.is_loopback()).map(|from| Present { from, user });
+        self
     }
 
     /// Facts of the host, and the plan. Every failure goes to the sink; the first decides the ending. A busy host is
@@ -95,7 +111,7 @@ impl Job {
     ) -> std::result::Result<(Facts, Plan), Ending> {
         let deadline = Instant::now() + wait;
         loop {
-            let failures = match self.look(probe) {
+            let failures = match engine::look(&self.tasks, &self.about, probe, &self.access) {
                 Ok(found) => return Ok(found),
                 Err(failures) => failures,
             };
@@ -106,21 +122,40 @@ impl Job {
             std::thread::sleep(PAUSE);
         }
     }
-
-    fn look(&self, probe: &dyn Probe) -> std::result::Result<(Facts, Plan), Vec<Failure>> {
-        let facts = Facts::gather(probe).map_err(|failure| vec![failure])?;
-        let plan = engine::assess(&self.tasks, &self.about, &facts, probe, &self.access)?;
-        Ok((facts, plan))
-    }
 }
 
 /// Tells every failure; the first is the worst.
-fn all_failed(failures: Vec<Failure>, sink: &mut dyn Sink) -> Ending {
+pub fn all_failed(failures: Vec<Failure>, sink: &mut dyn Sink) -> Ending {
     let exit = failures.first().map_or(Exit::CannotJudge, |failure| Exit::from(failure.kind));
     for failure in failures {
         sink.event(Event::Failed { failure });
     }
     Ending::new(exit, "nothing was changed", "")
+}
+
+/// The keys that administrators are declared with, but for those that run one command only, and those that count from
+/// some addresses only: this host's own proof comes from none of them.
+fn declared(playbook: &Playbook) -> Vec<(UserName, PublicKey)> {
+    let users = playbook.document.section("users").as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut found = Vec::new();
+    for user in users.iter().filter(|user| user.get("admin").and_then(serde_json::Value::as_bool) == Some(true)) {
+        let Some(name) = user.get("name").and_then(|name| UserName::parse(name.as_str()?).ok()) else { continue };
+        let sources = user.get("authorized_keys").and_then(serde_json::Value::as_array);
+        let given = |source: &&serde_json::Value, name: &str| match source.get(name) {
+            None | Some(serde_json::Value::Null) => false,
+            Some(value) => value.as_array().is_none_or(|list| !list.is_empty()),
+        };
+        let everywhere = |source: &&serde_json::Value| !given(source, "command") && !given(source, "from");
+        for source in sources.into_iter().flatten().filter(everywhere) {
+            let text = |value: Option<&serde_json::Value>| value.and_then(|v| v.as_str()).map(str::to_owned);
+            let file = source.get("file").and_then(|file| text(file.get("text")));
+            let texts = file.into_iter().chain(text(source.get("key")));
+            let lines: Vec<String> =
+                texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+            found.extend(lines.iter().filter_map(|line| Some((name.clone(), PublicKey::parse(line.trim()).ok()?))));
+        }
+    }
+    found
 }
 
 fn ways_in(playbook: &Playbook) -> WaysIn {
@@ -130,5 +165,6 @@ fn ways_in(playbook: &Playbook) -> WaysIn {
     WaysIn {
         at_least: usize::try_from(playbook.min_ways_in).unwrap_or(usize::MAX),
         declared: users.iter().filter(admin).filter_map(name).collect(),
+        present: None,
     }
 }

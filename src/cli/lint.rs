@@ -1,12 +1,12 @@
 //! `keyward lint PLAYBOOK`: every fault of a playbook in one run. Needs no root and looks at no host.
 
 use crate::error::Result;
-use crate::outcome::Exit;
+use crate::outcome::{Event, Exit, Sink as _};
 use crate::report::style::count;
 
 use super::args::PlaybookArg;
 use super::terminal::Terminal;
-use super::{Ending, state};
+use super::{Ending, example, state};
 
 /// Checks the playbook.
 pub fn run(args: &PlaybookArg, terminal: &mut Terminal) -> Result<Ending> {
@@ -14,6 +14,9 @@ pub fn run(args: &PlaybookArg, terminal: &mut Terminal) -> Result<Ending> {
         Ok(job) => job,
         Err(ending) => return Ok(ending),
     };
+    if let Some(note) = example::warning(&job) {
+        terminal.event(Event::Note { note });
+    }
     let tasks = job.tasks.len() - usize::from(!job.packages.is_empty());
     let name = &job.about.playbook;
     let verdict = format!("{name} is well formed: {}", count(tasks, "task"));

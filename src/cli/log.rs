@@ -14,7 +14,7 @@ pub fn run(args: &LogArgs, sink: &mut dyn Sink) -> Result<Ending> {
     if !log.exists() {
         return Ok(Ending::new(Exit::AsAsked, format!("{} does not exist: nothing was done yet", log.display()), ""));
     }
-    let ledger = state::ledger()?;
+    let ledger = state::ledger_to_read()?;
     match args.verb {
         None => {
             for entry in audit::entries(&ledger)? {
@@ -28,6 +28,14 @@ pub fn run(args: &LogArgs, sink: &mut dyn Sink) -> Result<Ending> {
             Chain::Whole(records) => {
                 Ok(Ending::new(Exit::AsAsked, format!("the chain of {records} records is whole"), ""))
             }
+            Chain::Uninstalled(records) => Ok(Ending::new(
+                Exit::AsAsked,
+                format!(
+                    "the chain of {records} records is whole; the last one tells of the uninstall, which took the head \
+                     away: there is none to compare with"
+                ),
+                "",
+            )),
             Chain::NoHead(records) => Err(Failure::unknown(
                 state::AUDIT,
                 format!("{records} records fit together, but the head kept apart is missing: a cut end would not show"),

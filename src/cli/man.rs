@@ -5,17 +5,18 @@ use std::io::Write as _;
 use std::path::Path;
 
 use crate::error::{Failure, Result};
-use crate::outcome::{Exit, Sink};
+use crate::outcome::Exit;
 
 use super::args::{Format, ManArgs, command};
 use super::{Ending, print_file};
 
-/// Prints `keyward.1`, or writes it and a page for each verb into a directory.
-pub fn run(args: &ManArgs, format: Format, sink: &mut dyn Sink) -> Result<Ending> {
+/// Prints `keyward.1`, or writes it and a page for each verb into a directory, which is made when missing.
+pub fn run(args: &ManArgs, format: Format) -> Result<Ending> {
     let Some(dir) = &args.dir else {
-        print_file("keyward.1", &page(command())?, format, sink);
-        return Ok(Ending::new(Exit::AsAsked, "", ""));
+        return print_file("keyward.1", &page(command())?, format);
     };
+    std::fs::create_dir_all(dir)
+        .map_err(|error| Failure::input(dir.display().to_string(), "cannot be made").why(error))?;
     let mut main = command();
     main.build();
     write(dir, "keyward.1", &page(main.clone())?)?;

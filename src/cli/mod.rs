@@ -1,22 +1,30 @@
 //! The command line: arguments, one file a verb, and the wiring of registry, loader, prover and access check.
 
+mod access;
+mod acknowledge;
 mod agent;
 mod apply;
 mod args;
 mod cancel;
 mod completions;
 mod confirm;
+mod detach;
 mod evidence;
+mod example;
 mod explain;
+mod fault;
 mod fetch;
 mod guard;
 mod history;
 mod init;
+mod inside;
 mod job;
 mod lint;
+mod live;
 pub mod loader;
 mod log;
 mod man;
+mod motd;
 mod outside;
 mod plan;
 mod rehearse;
@@ -25,7 +33,10 @@ mod schema;
 mod show;
 mod state;
 mod status;
+mod strike;
+mod talk;
 mod terminal;
+mod tree;
 mod uninstall;
 
 use std::ffi::OsString;
@@ -120,20 +131,27 @@ fn verb(cli: &Cli, terminal: &mut Terminal) -> Result<Ending> {
     let (global, format) = (&cli.global, cli.global.format);
     match &cli.verb {
         Verb::Plan(args) => plan::run(args, global, terminal),
+        Verb::Access(args) => access::run(args, global, terminal),
         Verb::Apply(args) => apply::run(args, global, terminal),
         Verb::Rehearse(args) => rehearse(args, global, terminal),
         Verb::Lint(args) => lint::run(args, terminal),
-        Verb::Schema => schema::run(format, terminal),
+        Verb::Schema => schema::run(format),
         Verb::Init(args) => init::run(args, terminal),
-        Verb::Explain(args) => explain::run(args, format, terminal),
-        Verb::Completions(args) => Ok(completions::run(args, format, terminal)),
-        Verb::Man(args) => man::run(args, format, terminal),
+        Verb::Explain(args) => explain::run(args, format),
+        Verb::Completions(args) => completions::run(args, format),
+        Verb::Man(args) => man::run(args, format),
         records => {
+            if let TargetArg::Rootfs(dir) = global.target()
+                && let Some(ending) = tree::records(records, &dir, &global.leave_out, terminal)?
+            {
+                return Ok(ending);
+            }
             state::only_local(global)?;
             match records {
                 Verb::Rollback(args) => rollback::run(args, terminal),
                 Verb::Confirm(args) => confirm::run(args),
                 Verb::Cancel(args) => cancel::run(args),
+                Verb::Acknowledge => acknowledge::run(),
                 Verb::Status => status::run(terminal),
                 Verb::Show(args) => show::run(args, terminal),
                 Verb::Log(args) => log::run(args, terminal),
@@ -153,7 +171,10 @@ fn rehearse(args: &args::RehearseArgs, global: &args::Global, terminal: &mut Ter
         TargetArg::Rootfs(dir) => dir,
         TargetArg::Local | TargetArg::Sandbox => PathBuf::from("/"),
     };
-    rehearse::run(&job, agent::Act::Rehearse, &root, &global.leave_out, terminal)
+    if let Some(fault) = args.fault {
+        return fault::run(&job, fault, &root, &global.leave_out, terminal);
+    }
+    rehearse::run(&job, rehearse::REHEARSE, &root, &global.leave_out, terminal)
 }
 
 const fn whole_diffs(verb: &Verb) -> bool {
@@ -161,6 +182,7 @@ const fn whole_diffs(verb: &Verb) -> bool {
         Verb::Plan(args) => args.diff,
         Verb::Apply(args) => args.diff,
         Verb::Rehearse(args) => args.diff,
+        Verb::Rollback(args) => args.diff,
         Verb::Show(args) => args.diff,
         _ => false,
     }
@@ -170,8 +192,14 @@ const fn whole_diffs(verb: &Verb) -> bool {
 fn usage(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind;
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        terminal::result(&error.to_string());
-        return ExitCode::from(Exit::AsAsked.code());
+        let printed = terminal::print(&error.to_string());
+        return ExitCode::from(printed.map_or_else(
+            |failure| {
+                terminal::progress(&format!("error: {}\n", failure.line()));
+                Exit::from(failure.kind).code()
+            },
+            |()| Exit::AsAsked.code(),
+        ));
     }
     let words: Vec<_> = std::env::args_os().collect();
     let json = words.iter().any(|word| word == "--format=json")
@@ -194,9 +222,17 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 /// Prints a whole file (schema, manual, completions): as it is for people, as one event for programs.
-fn print_file(name: &str, text: &str, format: Format, sink: &mut dyn Sink) {
-    match format {
-        Format::Human => terminal::result(text),
-        Format::Json => sink.event(Event::Text { name: name.to_owned(), text: text.to_owned() }),
+fn print_file(name: &str, text: &str, format: Format) -> Result<Ending> {
+    let printed = match format {
+        Format::Human => terminal::print(text),
+        Format::Json => {
+            let event = Event::Text { name: name.to_owned(), text: text.to_owned() };
+            terminal::print(&crate::report::Report::Json.event(&event).1)
+        }
+    };
+    // As an event it would get lost with the rest of the stream.
+    if let (Format::Json, Err(failure)) = (format, &printed) {
+        terminal::progress(&format!("error: {}\n", failure.line()));
     }
+    printed.map(|()| Ending::new(Exit::AsAsked, "", ""))
 }

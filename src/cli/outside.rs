@@ -2,6 +2,7 @@
 //! gives one, else over loopback (L1).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
 use crate::change::Note;
@@ -44,6 +45,8 @@ pub fn prover(sink: &mut dyn Sink) -> Result<(Outside, OutsideProver)> {
 fn loopback() -> Result<(Outside, OutsideProver)> {
     let mut command = Command::new("/proc/self/exe");
     command.arg(WORKER_ARG).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped());
+    // Of its own, so that neither Ctrl-C nor the end of the terminal reaches it.
+    command.process_group(0);
     let mut child = command.spawn().map_err(|error| Failure::unknown("proof", "no worker").why(error))?;
     let pipes = child.stdout.take().zip(child.stdin.take());
     let (from, to) = pipes.ok_or_else(|| Failure::unknown("proof", "its worker has no pipes"))?;

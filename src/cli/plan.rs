@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::host::real::RealHost;
-use crate::outcome::{Event, Exit};
+use crate::outcome::{Event, Exit, Sink as _};
 
 use super::agent::Act;
 use super::args::{Global, PlanArgs, TargetArg};
 use super::terminal::Terminal;
-use super::{Ending, evidence, rehearse, state};
+use super::{Ending, evidence, example, rehearse, state};
 
 /// Shows the plan. Exit 0 when the host is as the playbook says, 2 when it differs.
 pub fn run(args: &PlanArgs, global: &Global, terminal: &mut Terminal) -> Result<Ending> {
@@ -24,13 +24,17 @@ pub fn run(args: &PlanArgs, global: &Global, terminal: &mut Terminal) -> Result<
     }
     state::need_root("to look at this host")?;
     let host = RealHost::new();
+    let job = job.for_operator(&host);
     let (_, plan) = match job.assess(&host, Duration::ZERO, terminal) {
         Ok(found) => found,
         Err(ending) => return Ok(ending),
     };
     let mut ending = Ending::of_plan(&plan);
     let converged = plan.is_converged();
-    crate::outcome::Sink::event(terminal, Event::Planned { plan: Box::new(plan) });
+    terminal.event(Event::Planned { plan: Box::new(plan) });
+    if let Some(note) = example::warning(&job) {
+        terminal.event(Event::Note { note });
+    }
     if converged {
         evidence::tell_last(terminal)?;
     }

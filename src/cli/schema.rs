@@ -1,7 +1,6 @@
 //! `keyward schema`: the JSON Schema of playbooks, for editors. Made from the resources' own types.
 
 use crate::error::{Failure, Result};
-use crate::outcome::{Exit, Sink};
 use crate::playbook;
 use crate::resources::REGISTRY;
 
@@ -9,9 +8,8 @@ use super::args::Format;
 use super::{Ending, print_file};
 
 /// Prints the schema.
-pub fn run(format: Format, sink: &mut dyn Sink) -> Result<Ending> {
+pub fn run(format: Format) -> Result<Ending> {
     let text = serde_json::to_string_pretty(&playbook::schema(REGISTRY))
         .map_err(|error| Failure::failed("schema", "cannot be written").why(error))?;
-    print_file("schema", &format!("{text}\n"), format, sink);
-    Ok(Ending::new(Exit::AsAsked, "", ""))
+    print_file("schema", &format!("{text}\n"), format)
 }

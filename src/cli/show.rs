@@ -18,10 +18,15 @@ pub fn run(args: &ShowArgs, sink: &mut dyn Sink) -> Result<Ending> {
         format!("run {} never ended: it was interrupted, or runs now", args.run),
         format!("keyward rollback {}", args.run),
     );
+    let mut undone = false;
     for record in journal::read(&shelf, &args.run)? {
+        // The proof's temporary changes are undone in every run.
+        undone |= matches!(record, Record::RollingBack { .. });
+        undone |= matches!(record, Record::Closed { exit: Exit::RolledBack, .. });
         if let Record::Closed { exit, verdict, at } = &record {
             let verdict = format!("{verdict} (exit {}, {at})", exit.code());
-            let next = if *exit == Exit::AsAsked { format!("keyward rollback {}", args.run) } else { String::new() };
+            let holds = *exit == Exit::AsAsked && !undone;
+            let next = if holds { format!("keyward rollback {}", args.run) } else { String::new() };
             ending = Ending::new(Exit::AsAsked, verdict, next);
         }
         for event in events(record) {
@@ -52,6 +57,10 @@ fn events(record: Record) -> Vec<Event> {
             let failure = failures.first().map(|text| Failure::new(Kind::Failed, "", text));
             vec![Event::Undone { change: key, failure }]
         }
-        Record::Change { .. } | Record::Intent { .. } | Record::Done { .. } | Record::Closed { .. } => Vec::new(),
+        Record::Doors { .. }
+        | Record::Change { .. }
+        | Record::Intent { .. }
+        | Record::Done { .. }
+        | Record::Closed { .. } => Vec::new(),
     }
 }

@@ -41,6 +41,25 @@ pub fn ledger() -> Result<FileLedger> {
     FileLedger::open(&AbsPath::fixed(AUDIT), &AbsPath::fixed(AUDIT_HEAD))
 }
 
+/// Where sudo looks for programs (its usual `secure_path`).
+const FOUND: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// This program as somebody else types it behind sudo: by name where sudo finds it, else by path.
+pub fn own_command() -> String {
+    let by_path = std::env::current_exe().ok().filter(|path| {
+        path.is_file() && !path.parent().is_some_and(|dir| FOUND.iter().any(|found| dir == std::path::Path::new(found)))
+    });
+    by_path.and_then(|path| path.to_str().map(quoted)).unwrap_or_else(|| "keyward".to_owned())
+}
+
+/// The audit log as it is; makes nothing.
+///
+/// # Errors
+/// As [`FileLedger::existing`].
+pub fn ledger_to_read() -> Result<FileLedger> {
+    FileLedger::existing(&AbsPath::fixed(AUDIT), &AbsPath::fixed(AUDIT_HEAD))
+}
+
 /// The audit log, or one in memory when it cannot be opened: an undo must not wait for it.
 pub fn ledger_or_none() -> Box<dyn Ledger> {
     match ledger() {

@@ -96,8 +96,21 @@ fn style(colour: Colour) -> Style {
 
 /// Writes to standard output; EPIPE and all other errors are swallowed on purpose.
 pub fn result(text: &str) {
+    let _ = print(text);
+}
+
+/// Writes to standard output what somebody will use as a file. A reader that is gone has seen enough.
+///
+/// # Errors
+/// Unknown when it cannot be written: half a file must not pass for a whole one.
+pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::unknown("standard output", "cannot be written").why(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes to standard error; errors are swallowed on purpose.
@@ -109,6 +122,11 @@ pub fn progress(text: &str) {
 /// True when a question can be asked and its answer be read by a person.
 pub fn can_ask() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// True when somebody may be looking at standard error.
+pub fn is_watched() -> bool {
+    std::io::stderr().is_terminal()
 }
 
 /// Asks on standard error and reads one line; empty at the end of input.

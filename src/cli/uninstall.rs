@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::audit;
+use crate::engine::guard;
 use crate::error::{Failure, Result};
 use crate::host::shelf::Shelf as _;
 use crate::journal::{self, Record, Undo};
@@ -18,7 +19,7 @@ pub fn run(args: &UninstallArgs, sink: &mut dyn Sink) -> Result<Ending> {
         remove(state::RUN)?;
         return Ok(Ending::new(Exit::AsAsked, "nothing to remove: keyward keeps no state on this host", ""));
     };
-    let held = shelf.lock()?;
+    let held = guard::lock(&shelf)?;
     let stays = files_that_stay(&shelf)?;
     if !stays.is_empty() {
         let text = format!(
@@ -37,9 +38,10 @@ pub fn run(args: &UninstallArgs, sink: &mut dyn Sink) -> Result<Ending> {
             return Err(Failure::refused("uninstall", "declined, nothing changed"));
         }
     }
-    audit::record(&state::ledger()?, "", "uninstalled", "keyward's state was removed")?;
+    audit::record(&state::ledger()?, "", audit::UNINSTALLED, "keyward's state was removed")?;
     remove(state::STATE)?;
     remove(state::RUN)?;
+    super::motd::forget();
     drop(held);
     Ok(Ending::new(Exit::AsAsked, format!("keyward's state is gone; only {} is left", state::AUDIT), ""))
 }
@@ -52,7 +54,7 @@ fn files_that_stay(shelf: &crate::host::shelf::DirShelf) -> Result<Vec<String>> 
     let mut paths = std::collections::BTreeSet::new();
     for run in shelf.runs()? {
         let records = journal::read(shelf, &run)?;
-        if !records.iter().any(|record| matches!(record, Record::Closed { .. })) {
+        if !journal::is_over(&records) {
             return Err(Failure::refused(format!("run {run}"), "was cut off and never ended")
                 .why("its journal is needed to undo it")
                 .hint(format!("keyward rollback {run}")));

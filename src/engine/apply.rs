@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::audit;
 use crate::change::{Action, Change, Plan, Promise, Risk, Stage};
 use crate::error::{Failure, Result};
-use crate::facts::Facts;
+use crate::facts::{Doors, Facts};
 use crate::host::Host;
 use crate::host::ledger::Ledger;
 use crate::host::shelf::Shelf;
@@ -16,7 +16,7 @@ use crate::outcome::{Event, Evidence, Exit, Moment, Proven, Sink};
 use crate::resource::{AccessCheck, Guard, Prover, Task};
 
 use super::rollback::{self, Machine, Scope, count};
-use super::{About, Outcome, assess, gate, step};
+use super::{About, Outcome, gate, look, step};
 
 /// Whether a host that is as wanted is still proven by real logins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub fn apply(request: Apply<'_>, sink: &mut dyn Sink) -> Outcome {
     }
 }
 
-fn stopped(failure: Failure, sink: &mut dyn Sink) -> Outcome {
+pub(super) fn stopped(failure: Failure, sink: &mut dyn Sink) -> Outcome {
     let exit = Exit::from(failure.kind);
     let verdict = format!("nothing was changed: {}", failure.line());
     let next = failure.hint.clone();
@@ -91,12 +91,9 @@ fn stopped(failure: Failure, sink: &mut dyn Sink) -> Outcome {
 
 /// Everything that can be refused before the first change.
 fn prepare(request: &Apply<'_>, sink: &mut dyn Sink) -> Result<Option<Box<dyn crate::host::shelf::Held>>> {
-    let held = request.shelf.lock()?;
-    if let Some(open) = unfinished(request.shelf)? {
-        return Err(Failure::refused(format!("run {open}"), "was cut off and never ended")
-            .hint(format!("undo what it did first: keyward rollback {open}")));
-    }
-    let fresh = plan_again(request, request.facts)?;
+    let held = super::guard::lock(request.shelf)?;
+    refuse_unfinished(request.shelf)?;
+    let (_, fresh) = plan_again(request)?;
     if fresh.observation_digest != request.plan.observation_digest {
         return Err(Failure::refused(fresh.host, "the host changed since the plan was made")
             .hint("look at the new plan: keyward plan"));
@@ -111,18 +108,22 @@ fn prepare(request: &Apply<'_>, sink: &mut dyn Sink) -> Result<Option<Box<dyn cr
     Ok(Some(held))
 }
 
-fn unfinished(shelf: &dyn Shelf) -> Result<Option<String>> {
+/// A run that was cut off has to be undone before the next.
+///
+/// # Errors
+/// Refused, naming the run and the command; unknown when a journal cannot be read.
+pub fn refuse_unfinished(shelf: &dyn Shelf) -> Result<()> {
     for run in shelf.runs()? {
-        let ended = journal::read(shelf, &run)?.iter().any(|record| matches!(record, Record::Closed { .. }));
-        if !ended {
-            return Ok(Some(run));
+        if !journal::is_over(&journal::read(shelf, &run)?) {
+            return Err(Failure::refused(format!("run {run}"), "was cut off and never ended")
+                .hint(format!("undo what it did first: keyward rollback {run}")));
         }
     }
-    Ok(None)
+    Ok(())
 }
 
-fn plan_again(request: &Apply<'_>, facts: &Facts) -> Result<Plan> {
-    assess(request.tasks, request.about, facts, request.host, request.access)
+fn plan_again(request: &Apply<'_>) -> Result<(Facts, Plan)> {
+    look(request.tasks, request.about, request.host, request.access)
         .map_err(|failures| failures.into_iter().next().unwrap_or_else(|| Failure::unknown("plan", "cannot be made")))
 }
 
@@ -160,7 +161,7 @@ fn millis(start: Instant) -> u64 {
 }
 
 /// `YYYYMMDD-HHMMSS-xxxx`, in UTC: sorts by time, plain in a path and on a command line.
-fn run_id(now: jiff::Timestamp) -> String {
+pub(super) fn run_id(now: jiff::Timestamp) -> String {
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish() & 0xffff;
     let stamp: String = now.to_string().chars().filter(|c| c.is_ascii_digit() || *c == 'T').take(15).collect();
     format!("{}-{random:04x}", stamp.replace('T', "-"))
@@ -199,6 +200,9 @@ impl Run<'_, '_> {
             plan = self.plan_after_packages()?;
         }
         if !plan.changes.is_empty() {
+            if let Some(doors) = Doors::look(self.request.host)? {
+                self.journal.note(&Record::Doors { doors })?;
+            }
             self.request.guard.arm(self.journal.run())?;
         }
         made += self.stage(&plan.changes, Stage::Additive)?;
@@ -220,8 +224,7 @@ impl Run<'_, '_> {
     }
 
     fn plan_after_packages(&mut self) -> Result<Plan> {
-        let facts = Facts::gather(self.request.host)?;
-        let plan = plan_again(&self.request, &facts)?;
+        let (_, plan) = plan_again(&self.request)?;
         if let Some((task, on)) = plan.deferred.first() {
             return Err(Failure::failed(task, format!("still waits for {on}, which should be installed now")));
         }
@@ -267,8 +270,7 @@ impl Run<'_, '_> {
 
     /// Assesses again: nothing may be left to do.
     fn settled(&mut self) -> Result<()> {
-        let facts = Facts::gather(self.request.host)?;
-        let plan = plan_again(&self.request, &facts)?;
+        let (_, plan) = plan_again(&self.request)?;
         let Some(left) = plan.changes.first() else { return Ok(()) };
         let why = left.differences.first().map_or_else(
             || left.summary.clone(),
@@ -368,13 +370,9 @@ impl Run<'_, '_> {
         let _ = self.journal.write(&Record::RollingBack { reason: reason.clone() });
         let _ = audit::record(self.request.audit, self.journal.run(), "rolling_back", &reason);
         let remains = rollback::unwind(&self.journal, Scope::All, Machine::Running, self.request.host, self.sink);
-        let only_packages = self
-            .journal
-            .records()
-            .iter()
-            .all(|record| !matches!(record, Record::Change { stage, .. } if *stage != Some(Stage::Packages)));
-        let whole = if only_packages { Exit::from(kind) } else { Exit::RolledBack };
         let acted = self.journal.records().iter().any(|record| matches!(record, Record::Change { .. }));
+        // Packages stay installed, so "nothing changed" would be a lie.
+        let whole = if acted { Exit::RolledBack } else { Exit::from(kind) };
         let done = if acted { format!("rolled back: {reason}") } else { format!("nothing was changed: {reason}") };
         let outcome = rollback::finish(&self.journal, &remains, &done, whole);
         let _ = audit::record(self.request.audit, self.journal.run(), "rolled_back", &outcome.verdict);
@@ -383,7 +381,7 @@ impl Run<'_, '_> {
     }
 }
 
-fn at(change: &Change, mut failure: Failure) -> Failure {
+pub(super) fn at(change: &Change, mut failure: Failure) -> Failure {
     failure.place =
         if failure.place.is_empty() { change.key.clone() } else { format!("{}: {}", change.key, failure.place) };
     failure

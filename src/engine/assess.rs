@@ -17,6 +17,26 @@ pub struct About {
     pub digest: String,
 }
 
+/// Looks at the host once: its facts, and the plan that follows. Answers of programs are fetched side by side.
+///
+/// # Errors
+/// As [`Facts::gather`] and [`assess`].
+pub fn look(
+    tasks: &[Box<dyn Task>],
+    about: &About,
+    probe: &dyn Probe,
+    access: &dyn AccessCheck,
+) -> Result<(Facts, Plan), Vec<Failure>> {
+    let mut questions = Facts::questions(probe);
+    questions.extend(tasks.iter().flat_map(|task| task.questions(probe)));
+    probe.look_ahead(&questions);
+    let found = Facts::gather(probe)
+        .map_err(|failure| vec![failure])
+        .and_then(|facts| assess(tasks, about, &facts, probe, access).map(|plan| (facts, plan)));
+    probe.look_ahead(&[]);
+    found
+}
+
 /// Makes the plan: every task observed, changes in the order of the safety rules.
 ///
 /// Packages first; then additive changes in registry order (the caller gives tasks in that order); then subtractive

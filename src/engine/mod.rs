@@ -5,12 +5,17 @@ mod apply;
 mod assess;
 mod gate;
 pub mod guard;
+pub mod last_resort;
 mod rollback;
 mod step;
+mod tree;
+mod way_back;
 
-pub use apply::{Apply, Prove, apply};
-pub use assess::{About, assess};
-pub use rollback::{LaterEdits, Rollback, newest, rollback};
+pub use apply::{Apply, Prove, apply, refuse_unfinished};
+pub use assess::{About, assess, look};
+pub use rollback::{LaterEdits, Machine, Rollback, newest, rollback};
+pub use tree::{Agreed, Settle, Tree, make, replaced, settle};
+pub use way_back::{WayBack, taken_back};
 
 use crate::journal::{self, Record};
 use crate::outcome::Exit;
@@ -64,6 +69,9 @@ fn summary(shelf: &dyn crate::host::shelf::Shelf, run: String) -> Summary {
             return found;
         }
     };
+    if records.is_empty() {
+        (found.exit, found.verdict) = (Some(Exit::Refused), "never began, nothing was changed".to_owned());
+    }
     for record in records {
         match record {
             Record::Begin { at, plan, .. } => {

@@ -10,17 +10,18 @@ use crate::host::{Actor, Host, Image};
 use crate::journal::{self, Journal, Record, Undo};
 use crate::outcome::{Event, Exit, Sink};
 
-use super::Outcome;
 use super::step::{self, TakenBack};
+use super::{Outcome, last_resort};
 
 /// A change as the journal tells it.
 pub struct Made {
-    key: String,
-    summary: String,
-    stage: Option<Stage>,
-    backward: Vec<Action>,
-    undos: Vec<Undo>,
-    undone: bool,
+    pub(super) key: String,
+    pub(super) summary: String,
+    pub(super) stage: Option<Stage>,
+    pub(super) forward: Vec<Action>,
+    pub(super) backward: Vec<Action>,
+    pub(super) undos: Vec<Undo>,
+    pub(super) undone: bool,
 }
 
 /// Which changes are to be undone.
@@ -37,8 +38,8 @@ pub enum Scope {
 pub enum Machine {
     /// Yes.
     Running,
-    /// Not yet: they will read the files when they start.
-    Booting,
+    /// No, as before a boot has started them: they will read the files when they start.
+    Down,
 }
 
 /// What could not be undone.
@@ -71,18 +72,21 @@ pub struct Rollback<'a> {
     pub run: Option<&'a str>,
     /// What to do with edits made since.
     pub later_edits: LaterEdits,
+    /// Whether it runs.
+    pub machine: Machine,
     /// Shown the summaries of what will be undone, newest first; false declines.
     pub approve: &'a mut dyn FnMut(&str, &[String]) -> bool,
 }
 
-fn made(records: &[Record]) -> Vec<Made> {
+pub(super) fn made(records: &[Record]) -> Vec<Made> {
     let mut list: Vec<Made> = Vec::new();
     for record in records {
         match record {
-            Record::Change { key, summary, stage, backward } => list.push(Made {
+            Record::Change { key, summary, stage, forward, backward } => list.push(Made {
                 key: key.clone(),
                 summary: summary.clone(),
                 stage: *stage,
+                forward: forward.clone(),
                 backward: backward.clone(),
                 undos: Vec::new(),
                 undone: false,
@@ -123,6 +127,10 @@ pub fn unwind(journal: &Journal<'_>, scope: Scope, machine: Machine, host: &dyn 
         remains.failures.extend(failures);
         remains.kept.extend(kept);
     }
+    if scope == Scope::All && machine == Machine::Running {
+        let lost = last_resort::keep_a_door(&journal.records(), host);
+        remains.failures.extend(lost.inspect(|failure| sink.event(Event::Failed { failure: failure.clone() })));
+    }
     remains
 }
 
@@ -157,8 +165,8 @@ pub fn rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Outcome {
 }
 
 fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
-    let Rollback { host, shelf, audit, run, later_edits, approve } = request;
-    let _held = shelf.lock()?;
+    let Rollback { host, shelf, audit, run, later_edits, machine, approve } = request;
+    let _held = super::guard::lock(shelf)?;
     let run = match run {
         Some(run) => run.to_owned(),
         None => newest(shelf)?,
@@ -166,7 +174,7 @@ fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
     let journal = Journal::reopen(shelf, &run)?;
     let records = journal.records();
     let list = made(&records);
-    let closed = records.iter().any(|record| matches!(record, Record::Closed { .. }));
+    let closed = journal::is_over(&records);
     if list.iter().all(|change| change.undone) {
         if !closed {
             journal.close(
@@ -192,10 +200,14 @@ fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
         return Err(Failure::refused(run, "declined, nothing changed"));
     }
     let reason = Failure::new(Kind::Failed, run.as_str(), "rollback asked for");
-    audit::record(audit, journal.run(), "rolling_back", &reason.line())?;
-    journal.write(&Record::RollingBack { reason: reason.line() })?;
+    let told = audit::record(audit, journal.run(), "rolling_back", &reason.line())
+        .and_then(|()| journal.write(&Record::RollingBack { reason: reason.line() }));
+    // The way back from a run that was cut off must not wait for room on a disk; that from a closed one can.
+    if closed {
+        told?;
+    }
     sink.event(Event::RollingBack { reason });
-    let remains = unwind(&journal, Scope::All, Machine::Running, host, sink);
+    let remains = unwind(&journal, Scope::All, machine, host, sink);
     let outcome = finish(&journal, &remains, &format!("rolled back run {run}"), Exit::AsAsked);
     let _ = audit::record(audit, &run, "rolled_back", &outcome.verdict);
     Ok(outcome)
@@ -229,7 +241,11 @@ pub fn count(number: usize, what: &str) -> String {
 pub fn newest(shelf: &dyn Shelf) -> Result<String> {
     for run in shelf.runs()?.into_iter().rev() {
         let records = journal::read(shelf, &run)?;
-        let closed = records.iter().any(|record| matches!(record, Record::Closed { .. }));
+        let closed = journal::is_over(&records);
+        // Taking a taking back back is asked for by name.
+        if closed && super::way_back::is_one(&records) {
+            continue;
+        }
         if !closed || made(&records).iter().any(|change| !change.undone) {
             return Ok(run);
         }
@@ -238,7 +254,7 @@ pub fn newest(shelf: &dyn Shelf) -> Result<String> {
 }
 
 /// A path that is neither as the run left it nor as it was before was edited since.
-fn refuse_later_edits(list: &[Made], host: &dyn Host) -> Result<()> {
+pub(super) fn refuse_later_edits(list: &[Made], host: &dyn Host) -> Result<()> {
     let mut seen: Vec<&str> = Vec::new();
     let mut edited: Vec<String> = Vec::new();
     for undo in list.iter().rev().filter(|change| !change.undone).flat_map(|change| change.undos.iter().rev()) {

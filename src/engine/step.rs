@@ -6,9 +6,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::change::{Action, Change, Inverse, Step};
 use crate::error::{Failure, Result};
-use crate::host::{Command, Host, Image, Node};
+use crate::host::{Actor, Command, Host, Image, Node};
 use crate::journal::{Journal, Record, Undo};
-use crate::types::Port;
+use crate::types::{AbsPath, Port};
 
 /// Journals the change, then each step's undo before the step itself.
 ///
@@ -24,6 +24,7 @@ pub fn make(
         key: change.key.clone(),
         summary: change.summary.clone(),
         stage,
+        forward: change.activation.forward.clone(),
         backward: change.activation.backward.clone(),
     };
     // The first intent carries this record to the disk; a change that only activates has none.
@@ -40,7 +41,11 @@ pub fn make(
     Ok(())
 }
 
-fn undo_of(step: &Step, host: &dyn Host) -> Result<Undo> {
+/// How a step will be taken back: what it replaces, as it is now.
+///
+/// # Errors
+/// When that cannot be looked at.
+pub fn undo_of(step: &Step, host: &dyn Host) -> Result<Undo> {
     Ok(match step {
         Step::Put { path, actor, node } => {
             let left = match node {
@@ -52,9 +57,16 @@ fn undo_of(step: &Step, host: &dyn Host) -> Result<Undo> {
         Step::Remove { path, actor } => {
             Undo::Restore { path: path.clone(), actor: actor.clone(), image: host.capture(path, actor)?, left: None }
         }
+        Step::Restore { path, actor, image } => {
+            let left = match image {
+                Image::File { content, .. } => Some(digest(content)),
+                _ => None,
+            };
+            Undo::Restore { path: path.clone(), actor: actor.clone(), image: host.capture(path, actor)?, left }
+        }
         Step::Account { edits } => Undo::Account { edits: host.account_undo(edits)? },
-        Step::Run { inverse, .. } => match inverse {
-            Inverse::Command(command) => Undo::Run { command: command.clone() },
+        Step::Run { command: made_by, inverse } => match inverse {
+            Inverse::Command(command) => Undo::Run { command: command.clone(), made_by: Some(made_by.clone()) },
             Inverse::Irreversible(why) => Undo::Irreversible { why: why.clone() },
             Inverse::Nothing => Undo::Nothing,
         },
@@ -65,6 +77,7 @@ fn perform(step: &Step, host: &dyn Host) -> Result<()> {
     match step {
         Step::Put { path, actor, node } => host.put(path, actor, node),
         Step::Remove { path, actor } => host.remove(path, actor),
+        Step::Restore { path, actor, image } => put_back(path, actor, image, host).map(drop),
         Step::Account { edits } => host.account(edits).map(drop),
         Step::Run { command, .. } => run(command, host),
     }
@@ -135,17 +148,20 @@ pub enum TakenBack {
 /// When it cannot be taken back; the caller goes on with the next.
 pub fn take_back(undo: &Undo, host: &dyn Host) -> Result<TakenBack> {
     match undo {
-        Undo::Restore { path, actor, image, .. } => {
-            let filled = host.list(path, actor).is_ok_and(|names| names.is_some_and(|names| !names.is_empty()));
-            if *image == Image::Absent && filled {
-                return Ok(TakenBack::Kept(format!("{path} holds files that keyward did not put there")));
-            }
-            host.restore(path, actor, image)?;
-        }
+        Undo::Restore { path, actor, image, .. } => return put_back(path, actor, image, host),
         Undo::Account { edits } => drop(host.account(edits)?),
-        Undo::Run { command } => run(command, host)?,
+        Undo::Run { command, .. } => run(command, host)?,
         Undo::Irreversible { why } => return Ok(TakenBack::Kept(why.clone())),
         Undo::Nothing => {}
     }
+    Ok(TakenBack::Whole)
+}
+
+fn put_back(path: &AbsPath, actor: &Actor, image: &Image, host: &dyn Host) -> Result<TakenBack> {
+    let filled = host.list(path, actor).is_ok_and(|names| names.is_some_and(|names| !names.is_empty()));
+    if *image == Image::Absent && filled {
+        return Ok(TakenBack::Kept(format!("{path} holds files that keyward did not put there")));
+    }
+    host.restore(path, actor, image)?;
     Ok(TakenBack::Whole)
 }

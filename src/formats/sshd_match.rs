@@ -245,7 +245,7 @@ fn holds(criterion: &str, value: &str, connection: &Connection) -> bool {
 }
 
 /// A comma-separated list in which `!` negates: one hit, and no negated hit.
-fn pattern_list(list: &str, lower: bool, hit: impl Fn(&str) -> bool) -> bool {
+pub fn pattern_list(list: &str, lower: bool, hit: impl Fn(&str) -> bool) -> bool {
     let mut found = false;
     for pattern in list.split(',') {
         let pattern = if lower { pattern.to_ascii_lowercase() } else { pattern.to_owned() };
@@ -272,7 +272,7 @@ pub fn pattern_names(pattern: &str, name: &str) -> bool {
 }
 
 /// A CIDR range, an address, or a pattern over the address as text.
-fn address_in(pattern: &str, address: &str) -> bool {
+pub fn address_in(pattern: &str, address: &str) -> bool {
     let Ok(ip) = address.parse::<IpAddr>() else { return pattern_names(pattern, address) };
     let (head, bits) = pattern.split_once('/').map_or((pattern, None), |(head, bits)| (head, bits.parse::<u32>().ok()));
     match (head.parse::<IpAddr>(), ip) {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{AccountEdit, Database};
+use super::{AccountEdit, Actor, Database, Probe};
 use crate::error::{Failure, Result};
 use crate::formats::accounts::Records;
 use crate::types::Invalid;
@@ -39,6 +39,28 @@ const fn fields(db: Database) -> usize {
         Database::Group | Database::Gshadow => 4,
         Database::Subuid | Database::Subgid => 3,
     }
+}
+
+/// True when the databases of this host are not as `edits` want them.
+///
+/// # Errors
+/// When a database cannot be read, or an entry is not as an edit expects.
+pub fn would_change(edits: &[AccountEdit], probe: &dyn Probe) -> Result<bool> {
+    Ok(!as_edited(edits, probe)?.is_empty())
+}
+
+/// The databases that `edits` would change on this host, as they would be.
+///
+/// # Errors
+/// As [`would_change`].
+pub fn as_edited(edits: &[AccountEdit], probe: &dyn Probe) -> Result<Vec<(Database, Vec<u8>)>> {
+    let mut databases = Databases::new();
+    for db in edits.iter().map(database) {
+        if let Some(bytes) = probe.read(&db.path(), &Actor::Root)? {
+            databases.insert(db, Records::parse(&bytes));
+        }
+    }
+    Ok(apply(&databases, edits)?.writes)
 }
 
 /// Applies `edits` in order. What is already as an edit wants it is left alone and has no inverse, so that an undo may

@@ -50,6 +50,14 @@ impl FileLedger {
                 private_dir(&dir, Parents::SystemGroup)?;
             }
         }
+        Self::existing(log, head)
+    }
+
+    /// The same without making anything: for those who only read.
+    ///
+    /// # Errors
+    /// Refused when the file could be written by others.
+    pub fn existing(log: &AbsPath, head: &AbsPath) -> Result<Self> {
         if let Ok(meta) = fs::symlink_metadata(log.as_path())
             && (!meta.is_file() || meta.mode() & 0o077 != 0)
         {

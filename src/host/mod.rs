@@ -1,6 +1,7 @@
 //! The one seam to the machine: [`Probe`] reads, [`Host`] changes. Everything above is handed one of the two and never
 //! opens a file or starts a program by itself. `real` is the machine, `memory` its twin for law tests.
 
+mod account;
 pub mod bytes_text;
 mod edits;
 pub mod ledger;
@@ -8,6 +9,9 @@ pub mod memory;
 pub mod real;
 mod rules;
 pub mod shelf;
+
+pub use account::{AccountEdit, Database};
+pub use edits::{as_edited, would_change};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -156,6 +160,9 @@ pub struct Command {
     pub env: BTreeMap<String, String>,
     /// After this many milliseconds the child and all its descendants are killed and the run counts as failed.
     pub deadline_ms: u64,
+    /// True: it is left alone at its deadline instead, since a kill would do harm (dpkg); the run counts as failed.
+    #[serde(default)]
+    pub never_killed: bool,
 }
 
 /// How a child ended.
@@ -180,92 +187,6 @@ pub struct Listener {
     pub programs: Vec<String>,
 }
 
-/// The closed set of per-entry edits to the user databases (passwd(5), shadow(5), group(5), gshadow(5), subuid(5)).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "edit")]
-pub enum AccountEdit {
-    /// Adds a line whose key (first field) is not there yet.
-    Add {
-        /// Which database.
-        db: Database,
-        /// The whole line without its newline; for shadow and gshadow it may hold a hash and is never shown.
-        line: String,
-    },
-    /// Removes the line with this key.
-    Remove {
-        /// Which database.
-        db: Database,
-        /// First field.
-        key: String,
-    },
-    /// Sets one field of one entry.
-    Field {
-        /// Which database.
-        db: Database,
-        /// First field.
-        key: String,
-        /// Index of the field, the name being 0.
-        index: usize,
-        /// New value.
-        value: String,
-    },
-    /// Adds a user to the members of a group (last field of group or gshadow), or takes it out.
-    Member {
-        /// `Group` or `Gshadow`.
-        db: Database,
-        /// The group.
-        group: String,
-        /// The user.
-        user: String,
-        /// True: must be a member; false: must not be.
-        present: bool,
-    },
-    /// Puts a user back into the members of a group where it stood; the inverse of a [`AccountEdit::Member`] that took it
-    /// out of the middle. Does nothing when it is a member.
-    Rejoin {
-        /// `Group` or `Gshadow`.
-        db: Database,
-        /// The group.
-        group: String,
-        /// The user.
-        user: String,
-        /// The member it stood before; at the end when that one has gone.
-        before: String,
-    },
-}
-
-/// A colon-separated user database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Database {
-    /// /etc/passwd
-    Passwd,
-    /// /etc/shadow
-    Shadow,
-    /// /etc/group
-    Group,
-    /// /etc/gshadow
-    Gshadow,
-    /// /etc/subuid
-    Subuid,
-    /// /etc/subgid
-    Subgid,
-}
-
-impl Database {
-    /// The file.
-    pub fn path(self) -> AbsPath {
-        AbsPath::fixed(match self {
-            Self::Passwd => "/etc/passwd",
-            Self::Shadow => "/etc/shadow",
-            Self::Group => "/etc/group",
-            Self::Gshadow => "/etc/gshadow",
-            Self::Subuid => "/etc/subuid",
-            Self::Subgid => "/etc/subgid",
-        })
-    }
-}
-
 impl Command {
     /// A command with the usual deadline of 20 s.
     pub fn new<I, S>(argv: I) -> Self
@@ -278,7 +199,15 @@ impl Command {
             stdin: Vec::new(),
             env: BTreeMap::new(),
             deadline_ms: 20_000,
+            never_killed: false,
         }
+    }
+
+    /// Leaves the child alone when its deadline is over.
+    #[must_use]
+    pub const fn never_killed(mut self) -> Self {
+        self.never_killed = true;
+        self
     }
 
     /// Gives the child this standard input.
@@ -358,6 +287,19 @@ pub trait Probe {
     /// When it cannot be started, is killed by its deadline or floods its output. A missing program is
     /// [`crate::error::Kind::Unknown`] too; see [`Probe::has_program`].
     fn ask(&self, command: &Command) -> Result<Output>;
+
+    /// Begins one look at the host, during which nothing of it is changed: the answers to these questions are fetched
+    /// side by side, and each [`Probe::ask`] for one of them, and each [`Probe::listeners`], gives the answer of this
+    /// look. An empty list ends it. Speed only: a probe may do nothing here.
+    fn look_ahead(&self, _questions: &[Command]) {}
+
+    /// The bytes of the running program, whatever became of its name.
+    ///
+    /// # Errors
+    /// When it cannot be read, or this host is not the one that runs it.
+    fn own_program(&self) -> Result<Vec<u8>> {
+        Err(crate::error::Failure::unknown("/proc/self/exe", "this host does not run the program"))
+    }
 
     /// True when `path` is an executable regular file.
     fn has_program(&self, path: &str) -> bool;

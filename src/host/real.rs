@@ -1,6 +1,7 @@
 //! The machine itself, rooted at `/`. The one place that opens system files, starts programs and changes either.
 
 mod act;
+mod ahead;
 mod child;
 mod databases;
 mod place;
@@ -38,6 +39,7 @@ pub struct RealHost {
     program: PathBuf,
     /// One child per user, and per group beyond the user's own that a restore needs.
     sessions: Mutex<BTreeMap<(UserName, Option<u32>), user::Session>>,
+    ahead: ahead::Ahead,
 }
 
 /// How long a daemon may take to start over after a hangup.
@@ -76,7 +78,7 @@ impl RealHost {
     /// The same with another program for the children, for tests.
     pub fn with_program(path: impl Into<PathBuf>) -> Self {
         tree::adopt_orphans();
-        Self { program: path.into(), sessions: Mutex::new(BTreeMap::new()) }
+        Self { program: path.into(), sessions: Mutex::default(), ahead: ahead::Ahead::default() }
     }
 
     fn work(&self, path: &AbsPath, actor: &Actor, work: &Work) -> Result<Done> {
@@ -258,7 +260,17 @@ impl Probe for RealHost {
     }
 
     fn ask(&self, command: &Command) -> Result<Output> {
-        child::run(command, Kind::Unknown)
+        self.ahead.answer(command).unwrap_or_else(|| child::run(command, Kind::Unknown))
+    }
+
+    fn look_ahead(&self, questions: &[Command]) {
+        self.ahead.begin(questions);
+    }
+
+    fn own_program(&self) -> Result<Vec<u8>> {
+        std::fs::read("/proc/self/exe").map_err(|error| {
+            Failure::unknown("/proc/self/exe", "cannot be read").why(error).hint("mount -t proc proc /proc")
+        })
     }
 
     fn has_program(&self, path: &str) -> bool {
@@ -266,7 +278,7 @@ impl Probe for RealHost {
     }
 
     fn listeners(&self) -> Result<Vec<Listener>> {
-        sockets::listeners()
+        self.ahead.listeners()
     }
 
     fn ask_staged(&self, files: &[Staged], command: &Command) -> Result<Output> {

@@ -205,12 +205,20 @@ impl Shelf for DirShelf {
         let place = self.lock.display().to_string();
         let mut options = fs::OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
-        let file = options.open(&self.lock).map_err(|error| Failure::failed(&place, "cannot be opened").why(error))?;
+        let opened = options.open(&self.lock).or_else(|error| match self.lock.parent() {
+            // A `plan` beside this removed the directory, empty as it was.
+            Some(parent) if error.kind() == std::io::ErrorKind::NotFound => {
+                let _ = fs::DirBuilder::new().mode(0o700).create(parent);
+                options.open(&self.lock)
+            }
+            _ => Err(error),
+        });
+        let file = opened.map_err(|error| Failure::failed(&place, "cannot be opened").why(error))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Box::new(FileLock { _lock: lock })),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                 Err(Failure::new(Kind::Busy, place, "another keyward run has this host")
-                    .hint("wait for it to end, or look at it with: keyward history"))
+                    .hint("wait for it to end, or look at it with: keyward status"))
             }
             Err((_, error)) => Err(Failure::failed(place, "cannot be locked").why(error)),
         }
@@ -263,8 +271,17 @@ impl Shelf for DirShelf {
             // The old text may hold hashes: overwritten by rename, its blocks go back to the file system.
             fs::rename(&next, &path)
         });
-        written.map_err(|error| Failure::failed(path.display().to_string(), "cannot be replaced").why(error))?;
-        sync_parent(&path)
+        let Err(error) = written else { return sync_parent(&path) };
+        let _ = fs::remove_file(&next);
+        // On a full disk there is no second file, but to cut off a torn tail takes no room.
+        if fs::read(&path).is_ok_and(|now| now.starts_with(text.as_bytes())) {
+            let file = fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path);
+            let cut = file.and_then(|file| file.set_len(text.len() as u64).and_then(|()| file.sync_all()));
+            if cut.is_ok() {
+                return Ok(());
+            }
+        }
+        Err(Failure::failed(path.display().to_string(), "cannot be replaced").why(error))
     }
 
     fn runs(&self) -> Result<Vec<String>> {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::judge::{self, Place};
-use super::prover::Route;
+use super::judge;
+use super::route::{Place, Route};
 use super::wanted::Wanted;
 use super::wire::{Door, Request};
 use super::word::listens;

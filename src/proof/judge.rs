@@ -1,38 +1,9 @@
 //! What a reply proves: from what was seen to one piece of evidence, never more than was seen. Pure.
 
-use std::net::IpAddr;
-
+use super::route::Place;
 use super::scaffold::Pass;
 use super::wire::{Door, Reply, Stage};
-use crate::outcome::{Evidence, Proven, Reach};
-use crate::types::Port;
-
-/// A port on one of the host's addresses, as evidence names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The address.
-    pub address: IpAddr,
-    /// The port.
-    pub port: Port,
-    /// How far evidence from there reaches.
-    pub reach: Reach,
-}
-
-impl Place {
-    fn family(&self) -> &'static str {
-        if self.address.is_ipv4() { "IPv4" } else { "IPv6" }
-    }
-
-    /// `port 2222, IPv6`
-    pub fn text(&self) -> String {
-        format!("port {}, {}", self.port.get(), self.family())
-    }
-
-    /// Evidence about this place.
-    pub fn evidence(&self, what: &str, proven: Proven, seen: impl Into<String>, millis: u64) -> Evidence {
-        Evidence { what: format!("{what}, {}", self.text()), proven, reach: self.reach, seen: seen.into(), millis }
-    }
-}
+use crate::outcome::{Evidence, Proven};
 
 /// A login that should succeed, with what its command said.
 pub fn login(place: &Place, pass: &Pass, reply: &Reply) -> Evidence {
@@ -165,7 +136,8 @@ pub fn let_in(place: &Place, door: Door, listens: bool, control: Option<Door>, m
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{UserName, Word};
+    use crate::outcome::Reach;
+    use crate::types::{Port, UserName, Word};
 
     fn place() -> Place {
         Place { address: "203.0.113.1".parse().unwrap(), port: Port::new(2222).unwrap(), reach: Reach::L2 }

@@ -5,9 +5,11 @@
 
 mod budget;
 mod doors;
+pub mod held;
 mod judge;
 mod login;
 pub mod prover;
+mod route;
 pub mod scaffold;
 pub mod session;
 mod wanted;
@@ -15,6 +17,7 @@ pub mod wire;
 pub mod word;
 pub mod worker;
 
-pub use prover::{OutsideProver, RootKey, Route};
+pub use prover::{OutsideProver, RootKey};
+pub use route::Route;
 pub use wire::{Door, Line, PrivateHalf, Reply, Request, Stage};
 pub use worker::{PipeWorker, WORKER_ARG, Worker};

@@ -12,7 +12,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::doors;
-use super::judge::{self, Place};
+use super::judge;
+use super::route::{Place, Route};
 use super::scaffold::{self, Pass};
 use super::wanted::Wanted;
 use super::wire::{Door, Line, Reply, Request, Stage};
@@ -22,7 +23,7 @@ use crate::change::{Change, Promise};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, SshdMode};
 use crate::host::Probe;
-use crate::outcome::{Evidence, Moment, Proven, Reach};
+use crate::outcome::{Evidence, Moment, Proven};
 use crate::resource::Prover;
 use crate::types::{Port, UserName, Word};
 
@@ -41,25 +42,6 @@ pub enum RootKey {
     Add,
     /// On the machine itself.
     Leave,
-}
-
-/// Where the host can be reached from the worker, and how far that reaches.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// Addresses of the host to prove; one of each family that is in use.
-    pub addresses: Vec<IpAddr>,
-    /// More addresses of the worker, to spread penalties over; may be empty.
-    pub sources: Vec<IpAddr>,
-    /// L1 for loopback, L2 for a namespace outside.
-    pub reach: Reach,
-}
-
-impl Route {
-    /// Every port at every address.
-    pub(super) fn places(&self, ports: &[Port]) -> Vec<Place> {
-        let at = |port: &Port, address: &IpAddr| Place { address: *address, port: *port, reach: self.reach };
-        ports.iter().flat_map(|port| self.addresses.iter().map(move |address| at(port, address))).collect()
-    }
 }
 
 /// A [`Prover`] over any worker.

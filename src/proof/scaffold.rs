@@ -14,6 +14,7 @@ use crate::change::{Change, Difference, Risk, Stage, Step};
 use crate::error::{Failure, Result};
 use crate::facts::Facts;
 use crate::formats::accounts::{PasswdEntry, Records};
+use crate::formats::authorized_keys::KeyFile;
 use crate::host::{Actor, Command, FileKind, Node, Owner, Probe};
 use crate::types::{AbsPath, UserName, Word};
 
@@ -176,7 +177,9 @@ pub fn change(pass: &Pass, effective: &Effective, expiry: &str, probe: &dyn Prob
         let node = Node::Dir { mode: 0o700, owner: Owner::Actor };
         change.steps.push(Step::Put { path: parent, actor: actor.clone(), node });
     }
-    let node = Node::File { content: append(content, &pass.line(expiry)), mode, owner: Owner::Actor };
+    let mut keys = KeyFile::parse(&content);
+    keys.append(&pass.line(expiry));
+    let node = Node::File { content: keys.render(), mode, owner: Owner::Actor };
     change.differences.push(Difference::new(path.as_str(), "a temporary key", "without"));
     change.steps.push(Step::Put { path, actor, node });
     Ok(change)
@@ -195,16 +198,6 @@ fn flag(pass: &Pass, account: &PasswdEntry, probe: &dyn Probe) -> Result<Option<
     }
     let node = Node::File { content: Vec::new(), mode: 0o644, owner: Owner::Actor };
     Ok(Some(Step::Put { path, actor, node }))
-}
-
-/// `content` with `line` at its end; a last line without newline gets one first.
-fn append(mut content: Vec<u8>, line: &str) -> Vec<u8> {
-    if content.last().is_some_and(|last| *last != b'\n') {
-        content.push(b'\n');
-    }
-    content.extend_from_slice(line.as_bytes());
-    content.push(b'\n');
-    content
 }
 
 #[cfg(test)]
@@ -237,13 +230,6 @@ mod tests {
         assert!(file("none", home).is_err());
         assert!(file("", home).is_err());
         assert!(file("%h/../root/.ssh/authorized_keys", home).is_err());
-    }
-
-    #[test]
-    fn a_missing_final_newline_does_not_join_lines() {
-        assert_eq!(append(b"a".to_vec(), "b"), b"a\nb\n");
-        assert_eq!(append(b"a\n".to_vec(), "b"), b"a\nb\n");
-        assert_eq!(append(Vec::new(), "b"), b"b\n");
     }
 
     #[test]

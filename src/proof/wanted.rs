@@ -31,6 +31,8 @@ impl Wanted {
                 Promise::RootRefused { entirely } => {
                     wanted.root_refused = Some(*entirely || wanted.root_refused == Some(true));
                 }
+                // Nobody here holds a key or a password of such an account.
+                Promise::SomebodyElse { .. } => {}
                 Promise::PasswordsRefused => wanted.passwords_refused = true,
                 Promise::Firewall { open } => wanted.open.get_or_insert_default().extend(open),
             }

@@ -2,16 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::judge::Place;
+use super::route::Place;
 use crate::error::{Failure, Result};
-use crate::facts::SSHD;
+use crate::facts::ask_sshd;
 use crate::host::{Actor, Command, Listener, Probe};
 use crate::outcome::{Evidence, Proven, Reach};
 use crate::types::{AbsPath, UserName, Word as _};
-
-/// Socket activation makes /run/sshd only while a connection is served, and without it sshd says nothing: it is lent
-/// one in a private mount namespace, and the host stays as it is.
-const LENT: &str = "mount -t tmpfs -o mode=755 tmpfs /run && mkdir -m 0755 /run/sshd && exec /usr/sbin/sshd \"$@\"";
 
 /// What sshd would do for one account, as far as a proof has to know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,11 +21,7 @@ impl Effective {
     pub fn ask(user: &str, probe: &dyn Probe) -> Result<Self> {
         let from = format!("user={user},host=203.0.113.2,addr=203.0.113.2,laddr=203.0.113.1,lport=22");
         let args = ["-T", "-C", &from];
-        let mut output = probe.ask(&Command::new([SSHD].into_iter().chain(args)))?;
-        if output.stderr.contains("Missing privilege separation directory") {
-            let lent = ["/usr/bin/unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", LENT, "sshd"];
-            output = probe.ask(&Command::new(lent.into_iter().chain(args)))?;
-        }
+        let output = ask_sshd(probe, &args)?;
         if !output.ok() {
             return Err(Failure::unknown("proof", "sshd does not tell its configuration")
                 .why(output.last_line())

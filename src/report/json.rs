@@ -1,7 +1,7 @@
 //! `--format json`: one event a line, as documented in ARCHITECTURE.md. No content of a step and no password hash.
 
 use crate::change::{Change, Plan, Step};
-use crate::host::{AccountEdit, Database, Node};
+use crate::host::{AccountEdit, Database, Image, Node};
 use crate::outcome::Event;
 
 use super::escape;
@@ -39,10 +39,11 @@ fn empty(change: &mut Change) {
     }
     for step in &mut change.steps {
         match step {
-            Step::Put { node: Node::File { content, .. }, .. } => content.clear(),
+            Step::Put { node: Node::File { content, .. }, .. }
+            | Step::Restore { image: Image::File { content, .. }, .. } => content.clear(),
             Step::Account { edits } => edits.iter_mut().for_each(hide),
             Step::Run { command, .. } => command.stdin.clear(),
-            Step::Put { .. } | Step::Remove { .. } => {}
+            Step::Put { .. } | Step::Remove { .. } | Step::Restore { .. } => {}
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Renderings of events: for people, and as JSON lines. Pure text; opens nothing and prints nothing.
 
+pub mod access;
 pub mod escape;
 pub mod json;
 pub mod plan;
@@ -49,12 +50,13 @@ impl Report {
             Self::Human { style, detail, plan_was_last } => {
                 let after_plan = *plan_was_last;
                 *plan_was_last = match event {
-                    Event::Planned { .. } => true,
+                    Event::Planned { .. } | Event::Access { .. } => true,
                     Event::Note { .. } => after_plan,
                     _ => false,
                 };
                 match event {
                     Event::Planned { plan } => (Channel::Result, plan::plan(plan, *detail, *style)),
+                    Event::Access { now, after } => (Channel::Result, access::text(now, after.as_ref(), *style)),
                     Event::Finished { exit: Exit::AsAsked | Exit::Differs, next, .. } if after_plan => {
                         let next = escape::line(next);
                         (Channel::Result, if next.is_empty() { String::new() } else { format!("\nnext: {next}\n") })
@@ -76,6 +78,7 @@ const fn channel(event: &Event) -> Channel {
         | Event::Undone { .. }
         | Event::Failed { .. } => Channel::Progress,
         Event::Planned { .. }
+        | Event::Access { .. }
         | Event::Proof { .. }
         | Event::Decided { .. }
         | Event::Text { .. }

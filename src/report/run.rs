@@ -11,7 +11,7 @@ use super::style::{Style, Tone, count, wrap};
 /// One event other than a plan as text, ending with a line feed; empty for events that people need not see.
 pub fn event(event: &Event, style: Style) -> String {
     let lines = match event {
-        Event::Planned { .. } => Vec::new(),
+        Event::Planned { .. } | Event::Access { .. } => Vec::new(),
         Event::Started { run } => vec![escape::line(&format!("run {run}"))],
         Event::Stage { stage, changes } => vec![style.paint(Tone::Strong, &stage_line(*stage, *changes))],
         Event::Gate { what, millis, .. } => step("checked", what, *millis, Tone::Faint, style),
@@ -21,7 +21,12 @@ pub fn event(event: &Event, style: Style) -> String {
             wrap("", &style.paint(Tone::Strong, &escape::line(&format!("decided to close the old doors: {because}"))))
         }
         Event::RollingBack { reason } => {
-            wrap("", &style.paint(Tone::Bad, &escape::line(&format!("rolling back: {}", reason.line()))))
+            let text = escape::line(&format!("rolling back: {}", reason.line()));
+            let mut lines = wrap("", &style.paint(Tone::Bad, &text));
+            if !reason.hint.is_empty() {
+                lines.push(format!("  help: {}", escape::line(&reason.hint)));
+            }
+            lines
         }
         Event::Undone { change, failure } => undone(change, failure.as_ref(), style),
         Event::Note { note } => plain_note(note, style),

@@ -20,8 +20,14 @@ const DPKG_QUERY: &str = "/usr/bin/dpkg-query";
 const CLOUD_INIT: &str = "/usr/bin/cloud-init";
 /// Asked by invoke-rc.d(8) and deb-systemd-invoke(1p) before they start a service.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
-/// Exit code 101: "action forbidden by policy".
-const FORBID: &str = "#!/bin/sh\n# Written by keyward while packages are installed: services are started later, when they are configured.\nexit 101\n";
+/// Exit code 101: "action forbidden by policy". Inert when no keyward holds its lock, so that one that was cut off here
+/// leaves no host whose services do not start.
+const FORBID: &str = "#!/bin/sh
+# Written by keyward while it installs packages: services are started later, when they are configured.
+[ -e /run/keyward/lock ] || exit 0
+/usr/bin/flock --nonblock /run/keyward/lock /bin/true && exit 0
+exit 101
+";
 /// Packages come over the network; this is for the slowest of it.
 const DEADLINE: Duration = Duration::from_secs(600);
 
@@ -151,10 +157,19 @@ fn install(missing: &[&str], update: bool, held_back: bool) -> Change {
         let node = Node::File { content: FORBID.as_bytes().to_vec(), mode: 0o755, owner: Owner::Actor };
         change.steps.push(Step::Put { path: policy.clone(), actor: Actor::Root, node });
     }
-    let mut words = vec!["install", "--yes", "--no-install-recommends"];
-    words.extend(["-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold", "--"]);
-    words.extend(missing);
-    change.steps.push(run(apt(&words), Inverse::Irreversible(format!("packages stay installed: {list}"))));
+    let options = ["-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold", "--"];
+    let words = |first: &[&'static str]| {
+        let mut words = first.to_vec();
+        words.extend(["--yes", "--no-install-recommends"]);
+        words.extend(options);
+        words.extend(missing);
+        words
+    };
+    // Fetching may be cut off; dpkg may not.
+    change.steps.push(run(apt(&words(&["install", "--download-only"])), Inverse::Nothing));
+    // Without --no-download, which older apt releases refuse for local archives; all of it is there already.
+    let installing = apt(&words(&["install"])).never_killed();
+    change.steps.push(run(installing, Inverse::Irreversible(format!("packages stay installed: {list}"))));
     if !held_back {
         change.steps.push(Step::Remove { path: policy, actor: Actor::Root });
     }
@@ -178,12 +193,13 @@ mod tests {
                 }
                 Step::Put { path, .. } => format!("put {path}"),
                 Step::Remove { path, .. } => format!("remove {path}"),
-                Step::Account { .. } => panic!("no account is touched"),
+                Step::Restore { .. } | Step::Account { .. } => panic!("nothing else is touched"),
             })
             .collect();
-        assert_eq!(words, ["update", "put /usr/sbin/policy-rc.d", "install", "remove /usr/sbin/policy-rc.d"]);
+        let policy = ["put /usr/sbin/policy-rc.d", "remove /usr/sbin/policy-rc.d"];
+        assert_eq!(words, ["update", policy[0], "install", "install", policy[1]]);
         assert!(change.irreversible().unwrap().contains("sudo, ufw"));
         // A policy of somebody else's stays.
-        assert_eq!(install(&["sudo"], false, true).steps.len(), 1);
+        assert_eq!(install(&["sudo"], false, true).steps.len(), 2);
     }
 }

@@ -4,6 +4,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
@@ -20,13 +21,14 @@ pub const ARG: &str = "__vantage";
 const NEAR: &str = "keyward0";
 /// The worker's end.
 const FAR: &str = "keyward1";
-/// RFC 5737 and RFC 3849, in networks of two hosts: the host's address, the worker's, prefix length.
+/// RFC 5737 and RFC 3849, in networks of two hosts: the host's address, the worker's, prefix length. Not those of a
+/// throw-away copy, in which a live run may be tried.
 const V4: (IpAddr, IpAddr, u8) =
-    (IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2)), 30);
+    (IpAddr::V4(Ipv4Addr::new(198, 51, 100, 253)), IpAddr::V4(Ipv4Addr::new(198, 51, 100, 254)), 30);
 /// As [`V4`].
 const V6: (IpAddr, IpAddr, u8) = (
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x5a, 0, 0, 0, 0, 1)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x5a, 0, 0, 0, 0, 2)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x5b, 0, 0, 0, 0, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x5b, 0, 0, 0, 0, 2)),
     126,
 );
 
@@ -46,6 +48,8 @@ impl Vantage {
     pub fn open() -> Result<(Self, ChildStdout, ChildStdin)> {
         let mut command = Command::new("/proc/self/exe");
         command.arg(ARG).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Of its own, so that neither Ctrl-C nor the end of the terminal reaches it.
+        command.process_group(0);
         let mut worker = command.spawn().map_err(|error| lost().why(error))?;
         let (to, from) = worker.stdin.take().zip(worker.stdout.take()).ok_or_else(lost)?;
         let mut vantage = Self { worker, addresses: Vec::new(), joined: false };

@@ -137,6 +137,12 @@ impl Word for PublicKey {
     }
 }
 
+/// Size in bits of the RSA key in a base64 blob; `None` when it is none, or does not decode.
+pub fn rsa_bits_of(blob: &str) -> Option<u32> {
+    let key = ssh_key::PublicKey::from_openssh(&format!("ssh-rsa {blob}")).ok()?;
+    key.key_data().rsa().map(rsa_size)
+}
+
 fn rsa_size(key: &ssh_key::public::RsaPublicKey) -> u32 {
     let bytes = key.n().as_positive_bytes().unwrap_or_default();
     let top = bytes.first().map_or(0, |byte| byte.leading_zeros());

@@ -7,7 +7,7 @@ mod net;
 mod path;
 mod secret;
 
-pub use key::{KeyError, PublicKey};
+pub use key::{KeyError, PublicKey, rsa_bits_of};
 pub use name::{GroupName, PlainText, UserName};
 pub use net::{Cidr, Port, Proto};
 pub use path::{AbsPath, Mode};

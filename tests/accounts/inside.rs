@@ -14,11 +14,12 @@ use keyward::facts::Facts;
 use keyward::host::Probe;
 use keyward::host::ledger::MemoryLedger;
 use keyward::host::real::RealHost;
-use keyward::host::shelf::MemoryShelf;
+use keyward::host::shelf::{DirShelf, MemoryShelf};
 use keyward::outcome::{Event, Evidence, Exit, Moment, Proven, Reach};
 use keyward::proof::{Line, PrivateHalf, Reply, Request, WORKER_ARG};
 use keyward::resource::{AccessCheck, Document, Prover, Section, Task, Unguarded};
 use keyward::resources::REGISTRY;
+use keyward::types::{AbsPath, Word as _};
 
 use super::case::{Case, Wanted};
 
@@ -304,6 +305,7 @@ fn hardened(
             audit: &audit,
             run: None,
             later_edits: LaterEdits::Respect,
+            machine: keyward::engine::Machine::Running,
             approve: &mut |_, _| true,
         },
         &mut events,
@@ -401,7 +403,10 @@ pub fn packages() {
     assert_eq!(plan.changes.len(), 1, "{}", told(&plan.changes, &[]));
     assert!(plan.changes[0].summary.starts_with("install ufw (after fetching"), "{}", plan.changes[0].summary);
     assert!(plan.changes[0].irreversible().is_some());
-    let (shelf, audit, about) = (MemoryShelf::default(), MemoryLedger::default(), about());
+    // The real lock: the policy that holds services back asks for it.
+    let place = |path: &str| AbsPath::parse(path).unwrap();
+    let shelf = DirShelf::open(&place("/var/lib/keyward"), &place("/run/keyward/lock")).unwrap();
+    let (audit, about) = (MemoryLedger::default(), about());
     let mut events: Vec<Event> = Vec::new();
     let request = Apply {
         host: &host,

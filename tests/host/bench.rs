@@ -1,63 +1,27 @@
-//! Runs a test inside a throw-away root: this test program again, in its own mount and process namespaces, chrooted into
-//! an overlay of a lab tree whose upper layer is a tmpfs. Nothing of the machine itself can be reached from there but
-//! /proc and /dev.
+//! Tests inside a throw-away root, and what can be seen of it.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use crate::support;
+use crate::support::{self, again};
 
-/// Where the two programs lie inside the root.
-pub const PROGRAM: &str = "/opt/keyward";
-const INSIDE: &str = "KEYWARD_TEST_INSIDE";
+pub use again::PROGRAM;
 
 /// Runs `body` in a throw-away copy of bookworm; `name` is the test's path.
 #[track_caller]
 pub fn inside(name: &str, body: fn()) {
-    if std::env::var_os(INSIDE).is_some() {
+    if std::env::var_os(again::CASE).is_some() {
         return body();
     }
     let tree = match support::tree("bookworm") {
         Ok(tree) => tree,
         Err(reason) => return support::skipped(name, &reason),
     };
-    let here = std::env::current_exe().unwrap();
-    let output = enter(&tree, &here, name);
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{text}");
-    assert!(text.contains("1 passed"), "the test did not run: {text}");
+    let text = again::run(&tree, name, "x").unwrap_or_else(|said| panic!("{said}"));
     for seen in text.lines().filter_map(|line| line.split_once("SEEN ")) {
         println!("{name}: {}", seen.1);
     }
-}
-
-fn enter(tree: &Path, test: &Path, name: &str) -> Output {
-    let script = r#"
-        set -e
-        mount -t tmpfs -o size=64m,mode=755 keyward-test /mnt
-        mkdir /mnt/upper /mnt/work /mnt/root
-        mount -t overlay -o lowerdir="$1",upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
-        mount -t proc proc /mnt/root/proc
-        mount --rbind /dev /mnt/root/dev
-        mount -t tmpfs -o mode=755 run /mnt/root/run
-        mount -t tmpfs -o mode=1777 tmp /mnt/root/tmp
-        mkdir -p /mnt/root/opt
-        for pair in "$2:/opt/test" "$3:/opt/keyward"; do
-            touch "/mnt/root${pair#*:}"
-            mount --bind "${pair%%:*}" "/mnt/root${pair#*:}"
-        done
-        exec chroot /mnt/root /opt/test --exact "$4" --nocapture --test-threads 1
-    "#;
-    Command::new("unshare")
-        .args(["-m", "-p", "-f", "-n", "--kill-child", "--propagation", "private", "sh", "-c", script, "sh"])
-        .args([tree, test, Path::new(support::KEYWARD)])
-        .arg(name)
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env(INSIDE, "1")
-        .output()
-        .unwrap()
 }
 
 /// Runs a shell script in the root and gives back its output.

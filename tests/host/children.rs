@@ -165,10 +165,14 @@ fn candidates_are_staged_and_gone() {
         for name in ["../x", "/x", "a/../../x", "", "a//b"] {
             assert!(host.ask_staged(&[staged(name, "", 0o600)], &shell("true")).is_err(), "{name}");
         }
-        assert_eq!(std::fs::read_dir("/run/keyward").unwrap().count(), 0);
+        assert!(!std::fs::exists("/run/keyward").unwrap(), "a look leaves nothing");
+        // What else is in there stays.
+        sh("mkdir -m 700 /run/keyward; touch /run/keyward/lock");
+        host.ask_staged(&files, &shell("true")).unwrap();
+        assert_eq!(std::fs::read_dir("/run/keyward").unwrap().count(), 1);
         assert!(!std::fs::exists("/run/x").unwrap());
         // Where /run cannot be written, the disk serves; a place of somebody else's is not used.
-        sh("rmdir /run/keyward; ln -s /tmp /run/keyward");
+        sh("rm -r /run/keyward; ln -s /tmp /run/keyward");
         let output = host.ask_staged(&files, &shell("echo {stage}")).unwrap();
         assert!(output.stdout.starts_with("/var/lib/keyward/stage-"), "{output:?}");
         assert_eq!(std::fs::read_dir("/tmp").unwrap().count(), 0);
@@ -296,4 +300,23 @@ fn prepared() {
         mask(&ask("grep ^SigIgn /proc/self/status | cut -f2")),
         ask("ls /proc/self/fd").trim().replace('\n', ","),
     );
+}
+
+#[test]
+fn a_program_that_must_not_be_killed_goes_on_after_its_deadline() {
+    inside("children::a_program_that_must_not_be_killed_goes_on_after_its_deadline", || {
+        let mark = std::path::Path::new("/tmp/went-on");
+        let script = "sleep 1; echo out; echo err >&2; echo through >/tmp/went-on";
+        let command = shell(script).deadline(Duration::from_millis(100)).never_killed();
+        let failure = machine().run(&command).unwrap_err();
+        assert!(failure.kind == Kind::Failed && failure.why.contains("goes on"), "{failure:?}");
+        assert!(!mark.exists());
+        let begun = Instant::now();
+        while !mark.exists() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(mark.exists(), "it was killed, or died of its output");
+        let output = machine().run(&shell("echo out; echo err >&2; exit 3").never_killed()).unwrap();
+        assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (3, "out\n", "err\n"));
+    });
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use keyward::error::Kind;
-use keyward::host::{Actor, FileKind, Host, Image, Node, Owner, Probe};
+use keyward::host::{AccountEdit, Actor, Database, FileKind, Host, Image, Node, Owner, Probe};
 
 use crate::bench::{digest, inside, sh};
 use crate::{at, machine};
@@ -217,5 +217,39 @@ fn what_a_killed_run_left_is_swept_on_the_way_back() {
         // One in the making by a living process is not ours to remove, and not overwritten either.
         sh(&format!("rm /etc/t/.keyward-{}-0.tmp", std::process::id()));
         assert_eq!(digest("/etc/t"), before);
+    });
+}
+
+#[test]
+fn what_a_killed_run_left_is_swept_although_its_number_was_given_out_again() {
+    inside("files::what_a_killed_run_left_is_swept_although_its_number_was_given_out_again", || {
+        let host = machine();
+        sh("mkdir /etc/t; echo x >/etc/t/f");
+        let before = digest("/etc/t");
+        let image = host.capture(&at("/etc/t/f"), &Actor::Root).unwrap();
+        // Whoever starts next gets one of these numbers, as after a reboot.
+        let last: u32 = std::fs::read_to_string("/proc/sys/kernel/ns_last_pid").unwrap().trim().parse().unwrap();
+        for pid in last + 1..last + 300 {
+            std::fs::write(format!("/etc/t/.keyward-{pid}-0.tmp"), "y").unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        let mut later = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        assert!((last + 1..last + 300).contains(&later.id()), "{} after {last}", later.id());
+        host.restore(&at("/etc/t/f"), &Actor::Root, &image).unwrap();
+        later.kill().unwrap();
+        later.wait().unwrap();
+        assert_eq!(digest("/etc/t"), before);
+    });
+}
+
+#[test]
+fn what_a_killed_run_left_beside_the_user_databases_is_swept() {
+    inside("files::what_a_killed_run_left_beside_the_user_databases_is_swept", || {
+        let host = machine();
+        sh("echo y >/etc/.keyward-999999-0.tmp");
+        // The entry of a run that was killed before it stood; taking it back changes no file.
+        let edit = AccountEdit::Remove { db: Database::Subuid, key: "nobody-yet".to_owned() };
+        assert_eq!(host.account(&[edit]).unwrap(), Vec::new());
+        assert!(!std::path::Path::new("/etc/.keyward-999999-0.tmp").exists());
     });
 }

@@ -167,6 +167,7 @@ fn rollback_law(host: &RealHost, shelf: &MemoryShelf, applied: &engine::Outcome)
         audit: &MemoryLedger::default(),
         run: Some(&run),
         later_edits: LaterEdits::Respect,
+        machine: keyward::engine::Machine::Running,
         approve: &mut |_, _| true,
     };
     let outcome = engine::rollback(request, &mut events);

@@ -249,6 +249,7 @@ fn hardened(
             audit: &audit,
             run: None,
             later_edits: LaterEdits::Respect,
+            machine: keyward::engine::Machine::Running,
             approve: &mut |_, _| true,
         },
         &mut events,

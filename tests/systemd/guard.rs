@@ -11,18 +11,18 @@ use crate::support::skipped;
 use crate::{EXCEPT, same};
 
 /// A guarded apply, running in the machine.
-struct Pending {
-    machine: Machine,
-    blank: Vec<String>,
+pub struct Pending {
+    pub machine: Machine,
+    pub blank: Vec<String>,
 }
 
 impl Pending {
     /// A blank machine, and an apply that has opened both doors and waits.
-    fn begin(test: &str, suite: &str, window: &str) -> Option<Self> {
+    pub fn begin(test: &str, suite: &str, window: &str) -> Option<Self> {
         Self::begin_on(test, window, Machine::start(suite, Mode::Service))
     }
 
-    fn begin_on(test: &str, window: &str, machine: Result<Machine, String>) -> Option<Self> {
+    pub fn begin_on(test: &str, window: &str, machine: Result<Machine, String>) -> Option<Self> {
         let machine = match machine {
             Ok(machine) => machine,
             Err(reason) => {
@@ -42,7 +42,7 @@ impl Pending {
         Some(pending)
     }
 
-    fn apply(&self, window: &str) {
+    pub fn apply(&self, window: &str) {
         let line = format!(
             "cd /root/play; setsid -f keyward apply --yes --confirm-within {window} first.yml >/tmp/said 2>&1 </dev/null"
         );
@@ -54,7 +54,7 @@ impl Pending {
     }
 
     #[track_caller]
-    fn until(&self, what: &str, done: impl Fn() -> bool) {
+    pub fn until(&self, what: &str, done: impl Fn() -> bool) {
         let begun = Instant::now();
         while !done() {
             let said = || self.machine.sh("cat /tmp/said; keyward status; keyward history").stdout;
@@ -74,9 +74,9 @@ impl Pending {
             self.machine.sh("systemctl is-system-running --wait").code == 0 && !self.guarded()
         });
         let except: Vec<&str> = EXCEPT.iter().map(|(path, _)| *path).collect();
-        // The container engine writes these anew at each start.
+        // The container engine writes these anew at each start, systemd the marks of systemd-update-done.service(8).
         let own = |line: &String| {
-            !["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"]
+            !["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/.updated", "/var/.updated"]
                 .iter()
                 .any(|path| line.ends_with(path) || line.starts_with(path))
         };
@@ -91,7 +91,7 @@ impl Pending {
     }
 
     /// True while units, the copy of the program or the veth pair are there.
-    fn guarded(&self) -> bool {
+    pub fn guarded(&self) -> bool {
         let found = self
             .machine
             .sh("ls /etc/systemd/system/*/keyward* /etc/systemd/system/keyward* /run/systemd/system/keyward* \
@@ -99,7 +99,7 @@ impl Pending {
         !found.stdout.trim().is_empty()
     }
 
-    fn confirm(&self, port: u16) -> (bool, String) {
+    pub fn confirm(&self, port: u16) -> (bool, String) {
         let reply = self.machine.run_as("deploy", port, "sudo keyward confirm");
         (reply.exit == Some(0), format!("{}{}", reply.stdout, reply.text))
     }
@@ -108,8 +108,11 @@ impl Pending {
 #[test]
 fn nobody_confirms() {
     let Some(pending) = Pending::begin("nobody_confirms", "bookworm", "25s") else { return };
+    let notice = || pending.machine.sh("cat /run/motd.d/keyward").stdout;
+    assert!(notice().contains("is undone at"), "{}", notice());
     // The agent and systemd both watch the deadline; whoever comes first undoes.
     pending.rolled_back("confirm");
+    assert!(notice().contains("rolled back") && notice().contains("confirm"), "{}", notice());
 }
 
 #[test]
@@ -149,6 +152,18 @@ fn the_power_is_cut() {
     pending.rolled_back("the machine rebooted before the run was over");
 }
 
+/// systemd has read the drop-in of ssh.socket by the time that the undo takes it away.
+#[test]
+fn the_power_is_cut_where_a_socket_holds_the_port() {
+    let test = "the_power_is_cut_where_a_socket_holds_the_port";
+    let Some(mut pending) = Pending::begin_on(test, "300s", Machine::start("trixie", Mode::Socket)) else { return };
+    docker(&["kill", &pending.machine.name], b"").ok();
+    docker(&["start", &pending.machine.name], b"").ok();
+    pending.machine.settle().unwrap();
+    pending.rolled_back("the machine rebooted before the run was over");
+    assert!(pending.machine.sh("cat /run/motd.d/keyward").stdout.contains("the machine rebooted"));
+}
+
 #[test]
 fn somebody_cancels() {
     let Some(pending) = Pending::begin("somebody_cancels", "bookworm", "300s") else { return };
@@ -167,6 +182,40 @@ fn a_killed_run_is_rolled_back_by_hand() {
     same(&pending.blank, &pending.machine.files(&except, false), "rolled back");
     assert_eq!(pending.machine.keyward(&["status"]).code, 0, "nothing is pending");
     assert_eq!(pending.machine.door(22), Door::Open);
+}
+
+/// The laptop's lid closes while both doors are open; the operator comes back through the new one.
+#[test]
+fn a_run_whose_terminal_hung_up_can_be_confirmed() {
+    let test = "a_run_whose_terminal_hung_up_can_be_confirmed";
+    let machine = match Machine::start("bookworm", Mode::Service) {
+        Ok(machine) => machine,
+        Err(reason) => return skipped(test, &reason),
+    };
+    let pending = Pending { machine, blank: Vec::new() };
+    let line = "cd /root/play; setsid -f script -qec 'keyward apply --yes --confirm-within 120s first.yml' /tmp/said >/dev/null 2>&1 </dev/null";
+    pending.machine.sh(line).ok();
+    pending.until("both doors open", || {
+        let status = pending.machine.keyward(&["status"]);
+        status.code == 8 && format!("{}{}", status.stdout, status.stderr).contains("the new door is open")
+    });
+    pending.machine.sh("pkill -KILL -x script").ok();
+    let (confirmed, said) = pending.confirm(2222);
+    assert!(confirmed, "{said}");
+    pending.until("over", || pending.machine.keyward(&["status"]).code == 0 && !pending.guarded());
+    assert_ne!(pending.machine.door(22), Door::Open);
+    assert!(pending.machine.login("deploy", 2222).ok);
+}
+
+#[test]
+fn a_run_whose_agent_is_gone_cannot_be_confirmed() {
+    let test = "a_run_whose_agent_is_gone_cannot_be_confirmed";
+    let Some(pending) = Pending::begin(test, "bookworm", "25s") else { return };
+    pending.machine.sh("pkill -KILL -x keyward").ok();
+    let (confirmed, said) = pending.confirm(2222);
+    assert!(!confirmed && said.contains("the process that would close the old doors is gone"), "{said}");
+    pending.machine.sh("rm -f /home/deploy/.sudo_as_admin_successful").ok();
+    pending.rolled_back("the deadline passed without a confirmation");
 }
 
 #[test]
@@ -197,6 +246,7 @@ fn confirm_from_each_door(pending: &Pending) {
     assert_ne!(machine.door(22), Door::Open, "the old door");
     assert!(machine.login("deploy", 2222).ok);
     pending.until("the guard has gone", || !pending.guarded());
+    assert_ne!(machine.sh("test -e /run/motd.d/keyward").code, 0, "the notice has gone");
     assert_eq!(machine.keyward(&["plan", "/root/play/first.yml"]).code, 0, "converged");
     assert_eq!(machine.keyward(&["confirm"]).code, 5, "nothing is pending any more");
 }

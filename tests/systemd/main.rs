@@ -7,8 +7,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod back;
 mod container;
 mod guard;
+mod last_resort;
+mod unattended;
 
 use std::time::Instant;
 
@@ -51,6 +54,7 @@ fn the_whole_job(test: &str, suite: &str, mode: Mode) {
 
     let plan = machine.keyward(&["plan", "/root/play/first.yml"]);
     assert_eq!(plan.code, 2, "{}", said(&plan));
+    assert!(plan.stdout.contains("before  port 22: root by key (no key)"), "{}", plan.stdout);
     same(&blank, &machine.files(&except, false), "a plan changes nothing");
 
     let apply = machine.keyward(&["apply", "--yes", ACCEPT, "/root/play/first.yml"]);

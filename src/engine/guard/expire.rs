@@ -11,11 +11,18 @@ use crate::journal::{Journal, Record};
 use crate::outcome::{Exit, Sink};
 
 use super::clock::Now;
-use super::{COMMITTED, DECISION, END, PENDING, Pending, Said, is_closed, record};
+use super::{Agent, COMMITTED, DECISION, END, PENDING, Pending, Said, is_closed, record};
 use crate::engine::rollback::{self, Machine, Scope, count};
 
 /// How long an undo waits for the agent to let go of the host.
 const LET_GO: Duration = Duration::from_secs(30);
+/// The agent watches the deadline too; one that still holds the host so long after it hangs.
+const STUCK: Duration = Duration::from_secs(4);
+/// How long an agent that lives has to begin with the undo itself; past the deadline it cannot commit any more.
+const AGENT_FIRST: Duration = Duration::from_secs(2);
+
+/// How a run ended whose agent died between its commit and its last words.
+pub(super) const DIED_COMMITTED: &str = "committed; the agent died before it could say so";
 
 /// The deadline of `run` has come: undoes it, unless it was committed. Sleeps when it was called too early.
 ///
@@ -58,7 +65,7 @@ pub fn recover(host: &dyn Host, shelf: &dyn Shelf, ledger: &dyn Ledger, sink: &m
                 continue;
             }
         }
-        match undo(host, shelf, ledger, &run, "the machine rebooted before the run was over", Machine::Booting, sink) {
+        match undo(host, shelf, ledger, &run, "the machine rebooted before the run was over", Machine::Down, sink) {
             Ok(()) => undone += 1,
             Err(failure) => failed = Some(failure),
         }
@@ -75,16 +82,22 @@ fn undo(
     machine: Machine,
     sink: &mut dyn Sink,
 ) -> Result<()> {
+    // An agent that lives sees the same and undoes its own work: then its caller learns how it ended. It holds the lock.
+    let gone = wait_for_lock(shelf, AGENT_FIRST, None, host).ok();
     // Whoever set it means to undo; if that was the agent and it is still at it, the lock makes us wait. On a full disk
     // it cannot be set, and undoing is right all the same: a commit would have needed the record too.
     let _ = shelf.settle(run, END, because);
-    let _held = wait_for_lock(shelf)?;
+    let agent = record::<Pending>(shelf, run, PENDING)?.filter(|pending| pending.unit.is_empty());
+    let _held = match gone {
+        Some(held) => held,
+        None => wait_for_lock(shelf, LET_GO, agent.and_then(|pending| pending.agent), host)?,
+    };
     if is_closed(shelf, run)? {
         return Ok(());
     }
     let journal = Journal::reopen(shelf, run)?;
     if shelf.settled(run, END)?.as_deref() == Some(COMMITTED) {
-        return journal.close(Exit::AsAsked, "committed; the agent died before it could say so", &now());
+        return journal.close(Exit::AsAsked, DIED_COMMITTED, &now());
     }
     // The undo must not wait for a log that cannot be written.
     let _ = audit::record(ledger, run, "rolling_back", because);
@@ -98,11 +111,22 @@ fn undo(
     }
 }
 
-fn wait_for_lock(shelf: &dyn Shelf) -> Result<Box<dyn Held>> {
-    let end = Instant::now() + LET_GO;
+/// Waits for the host; where nobody else does it, ends an agent that hangs.
+fn wait_for_lock(
+    shelf: &dyn Shelf,
+    limit: Duration,
+    mut agent: Option<Agent>,
+    host: &dyn Host,
+) -> Result<Box<dyn Held>> {
+    let begun = Instant::now();
     loop {
         match shelf.lock() {
-            Err(failure) if failure.kind == Kind::Busy && Instant::now() < end => {
+            Err(failure) if failure.kind == Kind::Busy && begun.elapsed() < limit => {
+                if begun.elapsed() > STUCK
+                    && let Some(agent) = agent.take()
+                {
+                    agent.end(host)?;
+                }
                 std::thread::sleep(Duration::from_millis(20));
             }
             other => return other,

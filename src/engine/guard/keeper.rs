@@ -1,6 +1,6 @@
 //! Who holds the deadline while the agent may die: systemd where it is PID 1, else a detached watchdog process.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Failure, Result};
 use crate::host::{Actor, Command, Host, Node, Owner};
@@ -11,8 +11,12 @@ use super::Pending;
 /// Where the copy of this program stands that undoes `run`: outside homes and /tmp, on the system's own disk. Each run
 /// has its own copy and units, so that the end of one takes nothing away from another.
 fn program(run: &str) -> String {
-    format!("/var/lib/keyward/guard-{run}")
+    let (dir, start) = PROGRAM;
+    format!("{dir}/{start}{run}")
 }
+
+/// Directory and beginning of the name of those copies.
+pub(super) const PROGRAM: (&str, &str) = ("/var/lib/keyward", "guard-");
 
 /// Hidden verb of that copy; followed by `expire RUN`, `recover`, `watch RUN` or `ready`.
 pub const VERB: &str = "__guard";
@@ -56,15 +60,18 @@ fn must(host: &dyn Host, argv: &[&str]) -> Result<String> {
 /// Puts a copy of the running program where the rollback finds it, whatever becomes of the path it was started from.
 fn install_program(run: &str, host: &dyn Host) -> Result<()> {
     let program = program(run);
-    let own = host.link(&AbsPath::fixed("/proc/self/exe"))?;
-    let own = own.ok_or_else(|| Failure::failed("/proc/self/exe", "does not tell which program this is"))?;
-    must(host, &["/usr/bin/install", "-m", "0700", "-o", "root", "-g", "root", &own, &program])?;
-    must(host, &["/usr/bin/sync", &program])?;
-    let answer = must(host, &[&program, VERB, "ready"])?;
-    if answer.trim() == "ready" {
-        return Ok(());
-    }
-    Err(Failure::failed(program, "the copy for the rollback does not run (is /var mounted noexec?)"))
+    // Not by its name: the file may have been replaced, removed, or stand outside of this root.
+    let node = Node::File { content: host.own_program()?, mode: 0o700, owner: Owner::Actor };
+    host.put(&program_path(run)?, &Actor::Root, &node)?;
+    let why = match must(host, &[&program, VERB, "ready"]) {
+        Ok(answer) if answer.trim() == "ready" => return Ok(()),
+        Ok(_) => "it does not answer".to_owned(),
+        Err(failure) if failure.why.is_empty() => failure.what,
+        Err(failure) => failure.why,
+    };
+    Err(Failure::failed(program, "the copy of keyward that would undo the run does not start").why(why).hint(
+        "is it noexec there? findmnt -T /var/lib/keyward; if so: mount -o remount,exec MOUNTPOINT, and mend /etc/fstab",
+    ))
 }
 
 /// systemd holds the deadline in a timer of its own; a boot unit covers a reboot.
@@ -198,6 +205,21 @@ impl Keeper for SystemdKeeper {
     }
 }
 
+/// How long a watchdog may take to start.
+const WATCHES: Duration = Duration::from_secs(5);
+
+/// True when a process runs this program.
+fn watches(program: &str, host: &dyn Host) -> Result<bool> {
+    for name in host.list(&AbsPath::fixed("/proc"), &Actor::Root)?.unwrap_or_default() {
+        let Ok(path) = AbsPath::parse(&format!("/proc/{name}/exe")) else { continue };
+        if name.bytes().all(|byte| byte.is_ascii_digit()) && host.link(&path).ok().flatten().as_deref() == Some(program)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// A watchdog in a session of its own holds the deadline. It does not outlive the machine: without a boot hook a reboot
 /// inside the window leaves the run as it was, so it is used only where the user accepts that.
 #[derive(Debug, Default)]
@@ -206,7 +228,16 @@ pub struct WatchKeeper;
 impl Keeper for WatchKeeper {
     fn arm(&mut self, pending: &Pending, host: &dyn Host) -> Result<()> {
         install_program(&pending.run, host)?;
-        must(host, &["/usr/bin/setsid", "--fork", &program(&pending.run), VERB, "watch", &pending.run]).map(drop)
+        let program = program(&pending.run);
+        must(host, &["/usr/bin/setsid", "--fork", &program, VERB, "watch", &pending.run])?;
+        let end = Instant::now() + WATCHES;
+        while !watches(&program, host)? {
+            if Instant::now() > end {
+                return Err(Failure::failed(program, "the watchdog does not run"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     fn disarm(&mut self, pending: &Pending, host: &dyn Host) -> Result<()> {
@@ -227,7 +258,7 @@ mod tests {
         }
         let deadline = super::super::clock::Deadline { boot: String::new(), at_ms: 0, wall: String::new() };
         let unit = "keyward-apply-7.scope".to_owned();
-        let pending = Pending { run: "r1".into(), nonce: String::new(), deadline, window_ms: 1, unit };
+        let pending = Pending { run: "r1".into(), nonce: String::new(), deadline, window_ms: 1, unit, agent: None };
         assert!(service_text(&pending).contains("Conflicts=keyward-apply-7.scope\n"));
         assert!(!service_text(&Pending { unit: String::new(), ..pending }).contains("Conflicts"));
         assert!(timer_text("r1", 12.5).contains("OnStartupSec=12.500\n"));

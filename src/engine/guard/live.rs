@@ -10,17 +10,16 @@ use crate::resource::Guard;
 
 use super::clock::{Deadline, Now};
 use super::keeper::Keeper;
-use super::{BY_AGENT, COMMITTED, DECISION, END, OPENED, PENDING, Pending, Said, encode, record};
+use super::{Agent, BY_AGENT, COMMITTED, DECISION, END, OPENED, PENDING, Pending, Said, encode, record};
 
 /// What the decision needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
     /// A confirmation by a person or a controller (L3, L4).
     Confirmation,
-    /// Evidence from another network namespace is enough (L2), as the user asked.
-    L2,
-    /// For test hosts: loopback is enough (L1).
-    L1,
+    /// Evidence from another network namespace is enough (L2), as the user asked, since a declared key is known to be
+    /// held: how, in words.
+    L2(String),
 }
 
 /// How a confirmation or a cancel came out.
@@ -83,7 +82,8 @@ impl Guard for LiveGuard<'_> {
         let now = Now::read(self.host)?;
         let deadline = Deadline::after(&now, self.terms.window_ms);
         let (window_ms, unit) = (self.terms.window_ms, self.terms.unit.clone());
-        let pending = Pending { run: run.to_owned(), nonce: nonce(), deadline, window_ms, unit };
+        let agent = Agent::this(self.host);
+        let pending = Pending { run: run.to_owned(), nonce: nonce(), deadline, window_ms, unit, agent };
         if let Settled::Lost(_) = self.shelf.settle(run, PENDING, &encode(&pending)?)? {
             return Err(Failure::refused(format!("run {run}"), "was armed before"));
         }
@@ -100,17 +100,13 @@ impl Guard for LiveGuard<'_> {
     fn decide(&mut self, run: &str, evidence: &[Evidence]) -> Result<String> {
         // Everything is open now; a session that is to confirm must begin after this moment.
         self.shelf.settle(run, OPENED, &encode(&Now::read(self.host)?)?)?;
-        let least = match self.terms.wanted {
-            Wanted::Confirmation => None,
-            Wanted::L2 => Some(Reach::L2),
-            Wanted::L1 => Some(Reach::L1),
-        };
-        let reached = evidence.iter().filter(|piece| piece.proven == Proven::Yes).map(|piece| piece.reach).max();
-        if let Some(least) = least
-            && let Some(reached) = reached
-            && reached >= least
+        // The weakest counts: one administrator's login says nothing about another's.
+        let reach = |piece: &Evidence| if piece.proven == Proven::Yes { piece.reach } else { Reach::L0 };
+        let reached = evidence.iter().filter(|piece| piece.is_login()).map(reach).min();
+        if let Wanted::L2(held) = &self.terms.wanted
+            && reached >= Some(Reach::L2)
         {
-            let because = format!("every planned way in is open, proven at {reached:?} as accepted");
+            let because = format!("every planned way in is open, proven at L2, which was accepted; {held}");
             return match self.shelf.settle(
                 run,
                 DECISION,
@@ -207,5 +203,48 @@ pub fn decide(host: &dyn Host, shelf: &dyn Shelf, run: &str, nonce: Option<&str>
             Some(before) => Ok(against(before)),
             None => Err(Failure::unknown(format!("run {run}"), "its decision cannot be read")),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::guard::WatchKeeper;
+    use crate::host::memory::{MemoryHost, World};
+    use crate::host::shelf::MemoryShelf;
+
+    /// True when this evidence decides by itself.
+    fn decides(evidence: &[(&str, Proven, Reach)]) -> bool {
+        let mut world = World::default();
+        world.file("/proc/uptime", "100.00 1.00\n", 0o444);
+        world.file("/proc/sys/kernel/random/boot_id", "b\n", 0o444);
+        let (host, shelf) = (MemoryHost::new(world), MemoryShelf::default());
+        let terms = Terms {
+            keeper: &mut WatchKeeper,
+            wanted: Wanted::L2("held".into()),
+            window_ms: 1,
+            unit: String::new(),
+            announce: &mut |_| {},
+            opened: &mut |_| {},
+            interrupted: &|| false,
+        };
+        let evidence: Vec<Evidence> = evidence
+            .iter()
+            .map(|(what, proven, reach)| {
+                let (what, seen) = ((*what).to_owned(), String::new());
+                Evidence { what, proven: *proven, reach: *reach, seen, millis: 0 }
+            })
+            .collect();
+        // Without a deadline, whoever has to wait is too late.
+        LiveGuard::new(&host, &shelf, terms).decide("r1", &evidence).is_ok()
+    }
+
+    #[test]
+    fn accepted_evidence_covers_every_login() {
+        let (deploy, ops) = ("login as deploy, port 22, IPv4", "login as ops, port 22, IPv4");
+        assert!(decides(&[(deploy, Proven::Yes, Reach::L2), (ops, Proven::Yes, Reach::L2)]));
+        assert!(!decides(&[(deploy, Proven::Yes, Reach::L2), (ops, Proven::Unknown, Reach::L2)]));
+        assert!(!decides(&[(deploy, Proven::Yes, Reach::L2), (ops, Proven::Yes, Reach::L1)]));
+        assert!(!decides(&[("sshd answers", Proven::Yes, Reach::L2)]));
     }
 }

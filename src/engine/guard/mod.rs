@@ -6,21 +6,25 @@
 
 pub mod clock;
 mod expire;
+mod fence;
 mod keeper;
 mod live;
+mod standing;
 
 pub use expire::{expire, recover};
 pub use keeper::{Keeper, SystemdKeeper, VERB, WatchKeeper};
 pub use live::{Decision, LiveGuard, Terms, Wanted, decide};
+pub use standing::{Standing, standing};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Kind, Result};
 use crate::facts::{Facts, Init};
-use crate::host::Host;
-use crate::host::shelf::Shelf;
+use crate::host::shelf::{Held, Shelf};
+use crate::host::{Actor, Host};
 use crate::journal::{self, Record};
 use crate::outcome::Exit;
+use crate::types::AbsPath;
 
 /// Names of the records.
 const PENDING: &str = "pending";
@@ -48,6 +52,18 @@ pub struct Pending {
     pub window_ms: u64,
     /// The systemd unit in which the agent runs, so that a stuck one can be ended; empty where there is none.
     pub unit: String,
+    /// The agent's process, so that a stuck one can be ended where there is no unit.
+    #[serde(default)]
+    pub agent: Option<Agent>,
+}
+
+/// A process, told from a later one with the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its number.
+    pub pid: u32,
+    /// When it began, in the unit of proc_pid_stat(5), field 22.
+    pub started: u64,
 }
 
 /// What stands in `decision`.
@@ -100,6 +116,20 @@ pub fn pending(shelf: &dyn Shelf, wanted: Option<&str>) -> Result<Option<Pending
     Ok(None)
 }
 
+/// Takes the host-wide lock; whoever meets a run that is pending is told how to end it.
+///
+/// # Errors
+/// Busy when another run holds it.
+pub fn lock(shelf: &dyn Shelf) -> Result<Box<dyn Held>> {
+    shelf.lock().map_err(|failure| match pending(shelf, None) {
+        Ok(Some(Pending { run, .. })) if failure.kind == Kind::Busy => {
+            let ways = format!("keep it with keyward confirm {run}; undo it with keyward cancel {run}");
+            failure.why(format!("run {run} is pending")).hint(format!("look at it with keyward status; {ways}"))
+        }
+        _ => failure,
+    })
+}
+
 /// The runs that never closed.
 ///
 /// # Errors
@@ -115,12 +145,35 @@ pub fn open_runs(shelf: &dyn Shelf) -> Result<Vec<String>> {
     Ok(open)
 }
 
+/// Closes the runs that were committed by an agent that died before it could say so. They hold: nothing may take them
+/// for cut off. One that somebody is at is left alone.
+///
+/// # Errors
+/// When a record cannot be read or written.
+pub fn close_committed(shelf: &dyn Shelf) -> Result<()> {
+    let open = open_runs(shelf)?;
+    let committed = |run: &String| shelf.settled(run, END).is_ok_and(|end| end.as_deref() == Some(COMMITTED));
+    if !open.iter().any(committed) {
+        return Ok(());
+    }
+    let Ok(_held) = shelf.lock() else { return Ok(()) };
+    for run in open.iter().filter(|run| committed(run) && !is_closed(shelf, run).unwrap_or(true)) {
+        let journal = journal::Journal::reopen(shelf, run)?;
+        journal.close(Exit::AsAsked, expire::DIED_COMMITTED, &jiff::Timestamp::now().to_string())?;
+    }
+    Ok(())
+}
+
 /// How a run ended; `None` while it goes on.
 ///
 /// # Errors
 /// When its journal cannot be read.
 pub fn ending(shelf: &dyn Shelf, run: &str) -> Result<Option<(Exit, String)>> {
-    Ok(journal::read(shelf, run)?.into_iter().rev().find_map(|record| match record {
+    let records = journal::read(shelf, run)?;
+    if records.is_empty() {
+        return Ok(Some((Exit::Refused, "never began, nothing was changed".to_owned())));
+    }
+    Ok(records.into_iter().rev().find_map(|record| match record {
         Record::Closed { exit, verdict, .. } => Some((exit, verdict)),
         _ => None,
     }))
@@ -136,6 +189,17 @@ pub fn keeper_of(facts: &Facts) -> Box<dyn Keeper> {
         Init::Systemd => Box::new(SystemdKeeper),
         Init::Other => Box::new(WatchKeeper),
     }
+}
+
+/// The runs whose guard still stands, closed or not: a power cut may have come between the two. The program is the last
+/// thing that a keeper takes away.
+///
+/// # Errors
+/// When its directory cannot be read.
+pub fn armed_runs(host: &dyn Host) -> Result<Vec<String>> {
+    let (dir, start) = keeper::PROGRAM;
+    let names = host.list(&AbsPath::fixed(dir), &Actor::Root)?.unwrap_or_default();
+    Ok(names.iter().filter_map(|name| name.strip_prefix(start).map(str::to_owned)).collect())
 }
 
 /// Takes away what arming `run` put down, once the run is over; nothing when it was never armed. While it is not over,

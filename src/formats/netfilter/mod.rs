@@ -221,6 +221,25 @@ fn numbered(protocol: &str) -> &str {
     }
 }
 
+/// Tables of nftables that are not those of iptables and have a chain on the input hook, with its policy.
+pub fn foreign_chains(text: &str) -> Vec<(String, String)> {
+    let (mut table, mut found) = (String::new(), Vec::new());
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("table ") {
+            name.trim_end_matches(['{', ' ']).clone_into(&mut table);
+        } else if line.starts_with("type filter hook input")
+            && !matches!(
+                table.as_str(),
+                "ip filter" | "ip6 filter" | "ip mangle" | "ip6 mangle" | "ip security" | "ip6 security"
+            )
+        {
+            let policy = line.split("policy ").nth(1).unwrap_or("accept").trim_end_matches(';');
+            found.push((table.clone(), policy.to_owned()));
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::walk::{Fate, Packet, incoming};
@@ -282,7 +301,7 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_wins() {
-        let fate = |lines: &str| incoming(&filter(lines), Packet { proto: "tcp", port: 22 });
+        let fate = |lines: &str| incoming(&filter(lines), Packet { proto: "tcp", port: 22, from: None });
         let (open, shut) = (Fate { in_: true, out: false }, Fate { in_: false, out: true });
         let both = Fate { in_: true, out: true };
         for (lines, want) in [
@@ -309,5 +328,16 @@ mod tests {
         ] {
             assert_eq!(fate(lines), want, "{lines}");
         }
+    }
+
+    #[test]
+    fn input_chains_that_are_not_those_of_iptables() {
+        let text = "table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n}\n\
+            table inet mine {\n\tchain in {\n\t\ttype filter hook input priority 0; policy drop;\n\t}\n\
+            \tchain out {\n\t\ttype filter hook output priority 0; policy accept;\n\t}\n}\n\
+            table ip6 other {\n\tchain x {\n\t\ttype filter hook input priority 5;\n\t}\n}\n";
+        let found = foreign_chains(text);
+        let want = [("inet mine", "drop"), ("ip6 other", "accept")];
+        assert_eq!(found, want.map(|(table, policy)| (table.to_owned(), policy.to_owned())));
     }
 }

@@ -4,7 +4,10 @@
 //! that no rule names. What a rule asks beyond that (interfaces, rates, sets) is `Sometimes`. Must not guess: both
 //! fates stay possible then.
 
+use std::net::IpAddr;
+
 use super::{Table, Term, terms};
+use crate::types::{Cidr, Word as _};
 
 /// The first packet of a connection from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub struct Packet {
     pub proto: &'static str,
     /// Destination port.
     pub port: u16,
+    /// Where it comes from; `None`: an address that no rule names.
+    pub from: Option<IpAddr>,
 }
 
 /// What can become of it.
@@ -123,7 +128,12 @@ fn matches(term: &Term, packet: Packet) -> Match {
         "-p" | "--protocol" => sure(value == packet.proto || value == "all"),
         "--dport" | "--dports" | "--destination-port" | "--destination-ports" => sure(ports(value, packet.port)),
         // An outsider's address and source port are none that a rule names.
-        "-s" | "--source" => sure(matches!(value, "0.0.0.0/0" | "::/0" | "")),
+        "-s" | "--source" if !matches!(value, "0.0.0.0/0" | "::/0" | "") => match (packet.from, Cidr::parse(value)) {
+            (None, _) => sure(false),
+            (Some(from), Ok(range)) => sure(range.contains(from)),
+            (Some(_), Err(_)) => Match::Sometimes,
+        },
+        "-s" | "--source" => sure(true),
         "-i" | "--in-interface" if value == "lo" => sure(false),
         "-o" | "--out-interface" => sure(false),
         "--ctstate" | "--state" => sure(value.split(',').any(|state| state == "NEW")),

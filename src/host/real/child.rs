@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek as _, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Stdio};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::tree;
 use crate::error::{Failure, Kind, Result};
@@ -46,10 +47,13 @@ pub fn run(command: &Command, kind: Kind) -> Result<Output> {
     if !program.starts_with('/') {
         return Err(fail("programs are named by absolute path".to_owned()).hint("report this as a defect of keyward"));
     }
-    let mut child = spawn(command).map_err(|error| {
+    let cannot = |error: std::io::Error| {
         fail("cannot be started".to_owned()).why(&error).hint(format!("look for it: ls -l {program}"))
-    })?;
-    tree::register(child.id());
+    };
+    if command.never_killed {
+        return patient(command, kind).map_err(cannot)?;
+    }
+    let mut child = tree::start(|| spawn(command)).map_err(cannot)?;
     let began = tree::Began::of(&child);
     let end = converse(&mut child, command);
     let result = match end {
@@ -87,18 +91,55 @@ fn left(gone: &BTreeSet<i32>) -> String {
     format!("; it was killed, but these processes of it are still there: {}", pids.join(" "))
 }
 
+/// Runs a program that must not be killed. Its output goes to memory that outlives us: a broken pipe would kill it too.
+fn patient(command: &Command, kind: Kind) -> std::io::Result<Result<Output>> {
+    let memory = || memfd_create("keyward", MFdFlags::MFD_CLOEXEC).map(File::from);
+    let (mut stdout, mut stderr) = (memory()?, memory()?);
+    let (out, err) = (stdout.try_clone()?, stderr.try_clone()?);
+    let mut child = tree::start(|| prepared(command).stdin(Stdio::null()).stdout(out).stderr(err).spawn())?;
+    let until = Instant::now() + Duration::from_millis(command.deadline_ms);
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break status,
+            None if Instant::now() >= until => {
+                let why =
+                    format!("process {} goes on after {} ms: a kill would do harm", child.id(), command.deadline_ms);
+                let failure = Failure::new(kind, command.program(), "did not end").why(why);
+                return Ok(Err(failure.hint(format!("wait for it: tail --pid={} -f /dev/null", child.id()))));
+            }
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    tree::unregister(child.id());
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    Ok(Ok(Output { code, stdout: remembered(&mut stdout)?, stderr: remembered(&mut stderr)? }))
+}
+
+fn remembered(memory: &mut File) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    memory.rewind()?;
+    memory.take(OUTPUT_LIMIT as u64).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 fn spawn(command: &Command) -> std::io::Result<Child> {
-    std::process::Command::new(command.program())
+    prepared(command)
+        .stdin(if command.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+}
+
+fn prepared(command: &Command) -> std::process::Command {
+    let mut prepared = std::process::Command::new(command.program());
+    prepared
         .args(command.argv.iter().skip(1))
         .env_clear()
         .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C.UTF-8"), ("TZ", "UTC"), ("HOME", "/root")])
         .envs(&command.env)
         .current_dir("/")
-        .process_group(0)
-        .stdin(if command.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
+        .process_group(0);
+    prepared
 }
 
 fn converse<'a>(child: &mut Child, command: &'a Command) -> std::io::Result<(End, Flow<'a>)> {

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
-use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
+use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{AccessFlags, Gid, Uid, UnlinkatFlags, faccessat, fchown, fchownat, symlinkat, unlinkat};
 use xattr::FileExt;
 
 use super::walk::{self, Dir, meta_of};
-use super::{fault, io_fault};
+use super::{fault, io_fault, tree};
 use crate::error::{Failure, Kind, Result};
 use crate::host::rules::{self, Who};
 use crate::host::{FileKind, Image, Meta, Node, READ_LIMIT};
@@ -264,7 +265,7 @@ impl<'a> Place<'a> {
 
     /// Puts an image back, and clears away what a killed run left half made beside it.
     pub fn restore(&self, image: &Image) -> Result<()> {
-        self.sweep();
+        sweep(self.dir);
         if let Image::File { uid, .. } | Image::Dir { uid, .. } | Image::Link { uid, .. } = image {
             rules::givable(self.path, self.who, *uid)?;
         }
@@ -329,18 +330,24 @@ impl<'a> Place<'a> {
             .map_err(|errno| self.failed(&format!("cannot be given to {uid}:{gid}"), errno))?;
         self.rename(temp)
     }
+}
 
-    /// Removes files in the making whose maker is gone. Only on the way back, where the tree must become what it was.
-    fn sweep(&self) {
-        let Ok(names) = names_of(&self.dir.file) else { return };
-        for name in names {
-            let (head, tail) = TEMP;
-            let maker =
-                name.strip_prefix(head).and_then(|rest| rest.strip_suffix(tail)).and_then(|rest| rest.split_once('-'));
-            let Some(pid) = maker.and_then(|(pid, _)| pid.parse::<i32>().ok()) else { continue };
-            if nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
-                drop(Temp { dir: self.dir, name });
-            }
+/// Removes files in the making whose maker is gone. On the way back, where the tree must become what it was, and where
+/// the user databases are written.
+pub fn sweep(dir: &Dir) {
+    let Ok(names) = names_of(&dir.file) else { return };
+    for name in names {
+        let (head, tail) = TEMP;
+        let maker =
+            name.strip_prefix(head).and_then(|rest| rest.strip_suffix(tail)).and_then(|rest| rest.split_once('-'));
+        let Some(pid) = maker.and_then(|(pid, _)| pid.parse::<i32>().ok()) else { continue };
+        let Ok(stat) = fstatat(&dir.file, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
+        let changed = Duration::new(
+            u64::try_from(stat.st_ctime).unwrap_or(u64::MAX),
+            u32::try_from(stat.st_ctime_nsec).unwrap_or(0),
+        );
+        if !tree::may_have_made(pid, changed) {
+            drop(Temp { dir, name });
         }
     }
 }

@@ -15,7 +15,8 @@ const MARK: &str = "{stage}";
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
-/// A directory of mode 0700 that is gone with this value.
+/// A directory of mode 0700 that is gone with this value; so is the place around it when nothing else is in it, since a
+/// mere look at a host must leave nothing.
 pub struct Stage {
     path: PathBuf,
 }
@@ -23,6 +24,7 @@ pub struct Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.path);
+        let _ = self.path.parent().map(std::fs::remove_dir);
     }
 }
 
@@ -55,20 +57,26 @@ impl Stage {
 
     fn make(place: &Path) -> std::io::Result<Self> {
         let private = |path: &Path| std::fs::DirBuilder::new().mode(0o700).create(path);
-        match private(place) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let meta = std::fs::symlink_metadata(place)?;
-        if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
-            return Err(std::io::Error::other("it is not a directory that only root can write to"));
-        }
         loop {
+            match private(place) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
             let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let meta = match std::fs::symlink_metadata(place) {
+                // The last stage of another process took the place away.
+                Err(error) if gone(&error) && number < 10_000 => continue,
+                found => found?,
+            };
+            if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
+                return Err(std::io::Error::other("it is not a directory that only root can write to"));
+            }
             let path = place.join(format!("stage-{}-{number}", std::process::id()));
             match private(&path) {
                 Ok(()) => return Ok(Self { path }),
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && number < 10_000 => {}
+                Err(error)
+                    if (gone(&error) || error.kind() == std::io::ErrorKind::AlreadyExists) && number < 10_000 => {}
                 Err(error) => return Err(error),
             }
         }

@@ -1,7 +1,8 @@
 //! The processes that a child started, also those that turned themselves into daemons: found in /proc and killed.
 //!
 //! This process is made a subreaper (prctl(2)), so that an orphan becomes its child instead of init's and can be told
-//! from a stranger. Commands are run one after the other; two at a time could take each other's orphans for their own.
+//! from a stranger. Commands that change anything run one after the other; of those that only read, two at a time may take
+//! each other's orphans for their own when one of them has to be killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Child;
@@ -11,17 +12,26 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill as signal, killpg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
 /// How long killed processes are waited for.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
+/// The unit of a process' start in /proc (proc_pid_stat(5), USER_HZ).
+const TICK_MS: u64 = 10;
+/// Both times have a grain; within it nothing is told apart.
+const GRAIN: Duration = Duration::from_millis(20);
+
 /// Children that were started on purpose and are no orphans.
 static KNOWN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-/// A child that is not to be taken for an orphan.
-pub fn register(pid: u32) {
-    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+/// Starts a child that is not to be taken for an orphan, not even in its first moment.
+pub fn start(spawn: impl FnOnce() -> std::io::Result<Child>) -> std::io::Result<Child> {
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let child = spawn()?;
+    known.insert(child.id());
+    Ok(child)
 }
 
 /// The child has ended.
@@ -60,6 +70,16 @@ fn look(pid: i32) -> Option<Process> {
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let zombie = fields.first().is_some_and(|state| matches!(*state, "Z" | "X"));
     Some(Process { parent: fields.get(1)?.parse().ok()?, started: fields.get(19)?.parse().ok()?, zombie })
+}
+
+/// False when process `pid` is gone, or is another one that got its number after `changed` (time since the epoch, such as
+/// a file's last change): after a reboot the numbers begin anew.
+pub fn may_have_made(pid: i32, changed: Duration) -> bool {
+    let Some(process) = look(pid) else { return signal(Pid::from_raw(pid), None) != Err(Errno::ESRCH) };
+    let now = |clock| clock_gettime(clock).map(Duration::from);
+    let (Ok(wall), Ok(boot)) = (now(ClockId::CLOCK_REALTIME), now(ClockId::CLOCK_BOOTTIME)) else { return true };
+    let began = wall.saturating_sub(boot) + Duration::from_millis(process.started * TICK_MS);
+    !process.zombie && began <= changed + GRAIN
 }
 
 fn processes() -> BTreeMap<i32, Process> {

@@ -64,21 +64,20 @@ impl Session {
     /// # Errors
     /// When it cannot be started.
     pub fn start(program: &Path, user: &UserName, group: Option<u32>) -> Result<Self> {
-        let child = std::process::Command::new(program)
+        let mut command = std::process::Command::new(program);
+        command
             .arg(AS_USER_ARG)
             .env_clear()
             .current_dir("/")
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| {
-                Failure::unknown(program.to_string_lossy(), "cannot be started to work as a user")
-                    .why(error)
-                    .hint("mount /proc, and run keyward from a file system without noexec")
-            })?;
-        tree::register(child.id());
+            .stderr(Stdio::null());
+        let child = tree::start(|| command.spawn()).map_err(|error| {
+            Failure::unknown(program.to_string_lossy(), "cannot be started to work as a user")
+                .why(error)
+                .hint("mount /proc, and run keyward from a file system without noexec")
+        })?;
         let mut session = Self { child, user: user.clone() };
         session.send(&Hello { user: user.clone(), group })?;
         Ok(session)

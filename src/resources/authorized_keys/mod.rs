@@ -11,9 +11,9 @@ use serde::Deserialize;
 
 use crate::change::{Change, Claim, Difference, Note, Risk, Stage, Step, TextDiff};
 use crate::error::Result;
-use crate::facts::{Facts, SSHD};
+use crate::facts::{self, Facts, SSHD};
 use crate::formats::authorized_keys::{Grant, KeyFile};
-use crate::host::{Actor, Node, Owner, Probe};
+use crate::host::{Actor, Command, Node, Owner, Probe};
 use crate::resource::{Fault, LoadedFile, Planned, Resource, Section};
 use crate::types::{AbsPath, Cidr, PlainText, PublicKey, UserName, Word};
 
@@ -112,6 +112,11 @@ impl Resource for AuthorizedKeys {
 
     fn packages(_desired: &Desired) -> &'static [&'static str] {
         &["openssh-server"]
+    }
+
+    fn questions(desired: &Desired, probe: &dyn Probe) -> Vec<Command> {
+        let asks = probe.has_program(SSHD);
+        asks.then(|| facts::sshd_for(desired.name.as_str(), probe)).into_iter().collect()
     }
 
     fn observe(desired: &Desired, _facts: &Facts, probe: &dyn Probe) -> Result<Observed> {

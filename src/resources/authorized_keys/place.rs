@@ -2,9 +2,8 @@
 
 use crate::change::Note;
 use crate::error::{Failure, Result};
-use crate::facts::SSHD;
 use crate::formats::accounts::Records;
-use crate::host::{Actor, Command, FileKind, Meta, Probe};
+use crate::host::{Actor, FileKind, Meta, Probe};
 use crate::types::{AbsPath, UserName, Word};
 
 use super::{Desired, actor_of};
@@ -109,10 +108,10 @@ fn account(desired: &Desired, probe: &dyn Probe) -> Result<Account> {
     }
 }
 
-/// Asks sshd itself (`sshd -T -C user=NAME`), which knows its Match blocks.
+/// Asks sshd itself, which knows its Match blocks.
 fn ask(probe: &dyn Probe, name: &str) -> Result<Setting> {
-    let connection = format!("user={name},host=client,addr=192.0.2.1");
-    let answer = probe.ask(&Command::new([SSHD, "-T", "-C", &connection]))?;
+    let question = crate::facts::sshd_for(name, probe);
+    let answer = probe.ask(&question)?;
     if !answer.ok() {
         return fallback(probe, &answer.last_line());
     }
@@ -126,7 +125,7 @@ fn ask(probe: &dyn Probe, name: &str) -> Result<Setting> {
     let set = |key: &str| value(key).filter(|text| text != "none");
     let Some(files) = value("authorizedkeysfile") else {
         return Err(Failure::unknown(format!("sshd -T for {name}"), "sshd does not say where it reads keys")
-            .hint(format!("look for AuthorizedKeysFile in: {SSHD} -T -C {connection}")));
+            .hint(format!("look for AuthorizedKeysFile in: {}", question.argv.join(" "))));
     };
     Ok(Setting {
         files: files.split_whitespace().map(str::to_owned).collect(),

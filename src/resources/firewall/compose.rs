@@ -262,6 +262,16 @@ pub fn restore_file(family: Family, path: &str) -> Action {
     Action::Run(Command::new([&program(family, "-restore"), "-w", WAIT, "--noflush", path]))
 }
 
+/// [`restore_file`] for the way back, where ufw's chains may have gone by an earlier attempt: the file would make them
+/// anew, with nothing that leads to them.
+pub fn restore_file_back(family: Family, path: &str) -> Action {
+    let run = Command::new([&program(family, "-restore"), "-w", WAIT, "--noflush", path]);
+    match hooks(family.prefix()).next() {
+        Some((builtin, chain)) => Action::When { check: hooked(family, builtin, &chain), codes: vec![0], run },
+        None => Action::Run(run),
+    }
+}
+
 /// Parses a text and changes nothing.
 pub fn trial(family: Family, text: &str) -> Command {
     Command::new([&program(family, "-restore"), "-w", WAIT, "--noflush", "--test"]).stdin(text)

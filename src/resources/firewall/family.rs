@@ -38,6 +38,8 @@ pub struct FamilyPlan<'a> {
     pub rules: &'a Rules,
     pub path: &'static str,
     wishes: Vec<Tuple>,
+    /// What `ssh.port` of the playbook asks for; empty when it says nothing.
+    ssh: Vec<Tuple>,
     pub opened: UserRules,
     pub closed: UserRules,
     /// Text of user.rules after the additive change.
@@ -64,6 +66,8 @@ impl<'a> FamilyPlan<'a> {
             })?;
             wishes.extend(tuples);
         }
+        let named = desired.ssh_ports.iter().map(|port| Tuple::allow(family, "tcp", &port.to_string()));
+        let ssh: Vec<Tuple> = named.collect();
         let mut opened = rules.user.clone();
         for port in ports.wanted.iter().chain(&ports.old) {
             let tuple = Tuple::allow(family, "tcp", &port.to_string());
@@ -104,6 +108,7 @@ impl<'a> FamilyPlan<'a> {
             then: composed(settings.policies, &opened_text)?,
             last: composed(settings.policies, &closed_text)?,
             wishes,
+            ssh,
             opened,
             closed,
             opened_text,
@@ -164,7 +169,7 @@ impl<'a> FamilyPlan<'a> {
 
     /// Rules of others that stay.
     pub fn others(&self) -> Vec<Note> {
-        let known = |tuple: &Tuple| self.wishes.iter().any(|wish| wish.selects_same(tuple));
+        let known = |tuple: &Tuple| self.wishes.iter().chain(&self.ssh).any(|wish| wish.selects_same(tuple));
         let mine = |tuple: &Tuple| {
             known(tuple)
                 || self.closed.entries.iter().any(|entry| entry.tuple == *tuple) && !had(&self.rules.user, tuple)

@@ -19,7 +19,8 @@ pub use observe::Observed;
 use crate::change::Claim;
 use crate::error::Result;
 use crate::facts::Facts;
-use crate::host::Probe;
+use crate::formats::ufw::Family;
+use crate::host::{Command, Probe};
 use crate::resource::{Document, Fault, Planned, Resource, Section};
 use crate::types::AbsPath;
 
@@ -66,6 +67,11 @@ firewall:
 
     fn packages(_desired: &Desired) -> &'static [&'static str] {
         &["ufw"]
+    }
+
+    fn questions(_desired: &Desired, probe: &dyn Probe) -> Vec<Command> {
+        let saves = [Family::V4, Family::V6].map(compose::save);
+        saves.into_iter().filter(|save| probe.has_program(save.program())).collect()
     }
 
     fn observe(_desired: &Desired, facts: &Facts, probe: &dyn Probe) -> Result<Observed> {

@@ -1,8 +1,8 @@
 //! Looks at ufw's files, the kernel's rules, the listening sockets and other firewalls.
 
 use crate::error::{Failure, Result};
-use crate::facts::{Facts, Init, SSHD, SshdMode};
-use crate::formats::netfilter::{Ruleset, Table};
+use crate::facts::{Facts, Init, ssh_ports};
+use crate::formats::netfilter::{Ruleset, Table, foreign_chains};
 use crate::formats::ufw::{Family, Profile, UserRules, profiles};
 use crate::host::{Actor, Command, FileKind, Listener, Owner, Probe};
 use crate::types::AbsPath;
@@ -191,54 +191,6 @@ fn known_profiles(probe: &dyn Probe) -> Result<Vec<Profile>> {
     Ok(found)
 }
 
-fn ssh_ports(facts: &Facts, probe: &dyn Probe, listeners: &[Listener]) -> Result<Vec<u16>> {
-    let of_sshd =
-        |listener: &&Listener| !listener.address.is_loopback() && listener.programs.iter().any(|name| name == "sshd");
-    let mut ports: Vec<u16> = listeners.iter().filter(of_sshd).map(|listener| listener.port).collect();
-    if facts.sshd_mode == SshdMode::Socket {
-        let command = Command::new(["/usr/bin/systemctl", "show", "--property=Listen", "--value", "ssh.socket"]);
-        // `[::]:22 (Stream)` or `0.0.0.0:22 (Stream)`, one a line.
-        ports.extend(probe.ask(&command)?.stdout.lines().filter_map(|line| port_at_end(line.split(" (").next()?)));
-    }
-    ports.sort_unstable();
-    ports.dedup();
-    if ports.len() == 1 || !probe.has_program(SSHD) {
-        return Ok(ports);
-    }
-    let configured = configured_ports(probe)?;
-    // Sessions of sshd before 9.8 hold forwarded ports under the same name: those are no doors of sshd.
-    if ports.iter().any(|port| configured.contains(port)) && facts.sshd_mode != SshdMode::Socket {
-        ports.retain(|port| configured.contains(port));
-    }
-    Ok(if ports.is_empty() { configured } else { ports })
-}
-
-/// The ports of sshd's configuration; 22 when it cannot be read.
-fn configured_ports(probe: &dyn Probe) -> Result<Vec<u16>> {
-    let output = probe.ask(&Command::new([SSHD, "-T"]))?;
-    let (mut ports, mut addressed) = (Vec::new(), Vec::new());
-    for line in output.stdout.lines() {
-        if let Some(port) = line.strip_prefix("port ") {
-            ports.extend(port.trim().parse::<u16>().ok());
-        } else if let Some(address) = line.strip_prefix("listenaddress ") {
-            addressed.extend(port_at_end(address));
-        }
-    }
-    // Addresses name the ports that are really opened.
-    let mut ports = if addressed.is_empty() { ports } else { addressed };
-    if ports.is_empty() {
-        ports.push(22);
-    }
-    ports.sort_unstable();
-    ports.dedup();
-    Ok(ports)
-}
-
-/// 22 of `[::]:22` or `0.0.0.0:22`.
-fn port_at_end(address: &str) -> Option<u16> {
-    address.trim().rsplit_once(':')?.1.parse().ok()
-}
-
 fn boot(facts: &Facts, probe: &dyn Probe) -> Result<Boot> {
     if facts.init != Init::Systemd {
         return Ok(Boot::Fine);
@@ -284,39 +236,4 @@ fn others(facts: &Facts, probe: &dyn Probe, warnings: &mut Vec<String>) -> Resul
         }
     }
     Ok(())
-}
-
-/// Tables of nftables that are not those of iptables and have a chain on the input hook, with its policy.
-fn foreign_chains(text: &str) -> Vec<(String, String)> {
-    let (mut table, mut found) = (String::new(), Vec::new());
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix("table ") {
-            name.trim_end_matches(['{', ' ']).clone_into(&mut table);
-        } else if line.starts_with("type filter hook input")
-            && !matches!(
-                table.as_str(),
-                "ip filter" | "ip6 filter" | "ip mangle" | "ip6 mangle" | "ip security" | "ip6 security"
-            )
-        {
-            let policy = line.split("policy ").nth(1).unwrap_or("accept").trim_end_matches(';');
-            found.push((table.clone(), policy.to_owned()));
-        }
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn input_chains_that_are_not_those_of_iptables() {
-        let text = "table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n}\n\
-            table inet mine {\n\tchain in {\n\t\ttype filter hook input priority 0; policy drop;\n\t}\n\
-            \tchain out {\n\t\ttype filter hook output priority 0; policy accept;\n\t}\n}\n\
-            table ip6 other {\n\tchain x {\n\t\ttype filter hook input priority 5;\n\t}\n}\n";
-        let found = foreign_chains(text);
-        let want = [("inet mine", "drop"), ("ip6 other", "accept")];
-        assert_eq!(found, want.map(|(table, policy)| (table.to_owned(), policy.to_owned())));
-    }
 }

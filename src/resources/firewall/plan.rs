@@ -150,9 +150,8 @@ fn load(change: &mut Change, family: &FamilyPlan<'_>, whole: bool) {
         change.activation.forward.push(family.then.forward(&kernel));
         change.activation.backward.push(family.then.backward(&kernel));
     } else {
-        let action = compose::restore_file(name, family.path);
-        change.activation.forward.push(action.clone());
-        change.activation.backward.push(action);
+        change.activation.forward.push(compose::restore_file(name, family.path));
+        change.activation.backward.push(compose::restore_file_back(name, family.path));
     }
 }
 
@@ -245,9 +244,8 @@ fn subtractive(families: &[FamilyPlan<'_>], settings: &Settings) -> Option<Chang
         change.gates.push(gate(name, &text));
         change.steps.push(put(family.path, &family.rules.file, &text));
         change.diffs.push(diff(family.path, &family.opened_text, &text));
-        let action = compose::restore_file(name, family.path);
-        change.activation.forward.push(action.clone());
-        change.activation.backward.push(action);
+        change.activation.forward.push(compose::restore_file(name, family.path));
+        change.activation.backward.push(compose::restore_file_back(name, family.path));
     }
     Some(change)
 }

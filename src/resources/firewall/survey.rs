@@ -11,7 +11,7 @@ use super::observe::Found;
 
 const ABOUT: &str = "firewall";
 /// A port that nothing should open: when it is let in, everything is.
-const CANARY: Packet = Packet { proto: "tcp", port: 1 };
+const CANARY: Packet = Packet { proto: "tcp", port: 1, from: None };
 
 /// One family before and after.
 pub struct Sight {
@@ -26,11 +26,11 @@ pub struct Sight {
 impl Sight {
     /// What becomes of a new TCP connection afterwards.
     pub fn fate(&self, port: u16) -> Fate {
-        incoming(&self.after, Packet { proto: "tcp", port })
+        incoming(&self.after, Packet { proto: "tcp", port, from: None })
     }
 
     fn was(&self, port: u16) -> Fate {
-        incoming(&self.before, Packet { proto: "tcp", port })
+        incoming(&self.before, Packet { proto: "tcp", port, from: None })
     }
 }
 

@@ -24,7 +24,7 @@ use serde_json::Value;
 use crate::change::Claim;
 use crate::error::Result;
 use crate::facts::Facts;
-use crate::host::Probe;
+use crate::host::{Command, Probe};
 use crate::resource::{Document, Fault, Planned, Resource, Section};
 use crate::types::{AbsPath, Port, UserName, Word as _};
 
@@ -198,6 +198,11 @@ impl Resource for Sshd {
 
     fn packages(_desired: &Desired) -> &'static [&'static str] {
         &["openssh-server"]
+    }
+
+    fn questions(_desired: &Desired, probe: &dyn Probe) -> Vec<Command> {
+        let asks = probe.has_program(crate::facts::SSHD);
+        asks.then(observe::question).into_iter().collect()
     }
 
     fn observe(desired: &Desired, facts: &Facts, probe: &dyn Probe) -> Result<Observed> {

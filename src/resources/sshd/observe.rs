@@ -197,6 +197,11 @@ pub fn command(environment: Environment, args: &[&str]) -> Command {
     Command::new(lent.into_iter().chain(args.iter().copied()))
 }
 
+/// What is asked first on a host in good order.
+pub fn question() -> Command {
+    command(Environment { run_dir: true, host_keys: true }, &["-T"])
+}
+
 /// `sshd -T` for one connection, or for the global section.
 fn ask(
     probe: &dyn Probe,

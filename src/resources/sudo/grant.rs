@@ -9,8 +9,8 @@ use crate::host::{Actor, Command, FileKind, Node, Owner, Probe};
 use crate::resource::Planned;
 use crate::types::{AbsPath, UserName, Word};
 
-use super::policy::{DIRECTORY, Deciding, File, MAIN, Policy};
 use super::{Desired, Grant, Observed, Program, VISUDO};
+use crate::facts::sudo_policy::{DIRECTORY, Deciding, File, MAIN, Policy};
 
 /// Beginnings of the file's name, in the order in which they are tried: it must be read after what would cancel it.
 const PREFIXES: [&str; 3] = ["90", "99", "zz"];
@@ -336,8 +336,8 @@ fn effective(desired: &Desired, grant: &Grant, observed: &Observed) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use super::super::policy::of;
     use super::*;
+    use crate::facts::sudo_policy::of;
     use crate::formats::sudoers::Subject;
 
     fn desired(json: &str) -> Desired {
@@ -388,7 +388,7 @@ mod tests {
         let text = "@includedir /etc/sudoers.d\n\n%sudo ALL=(ALL:ALL) ALL\n";
         let mut found = observed(&[(MAIN, text)]);
         for placed in &mut found.policy.lines {
-            placed.order = super::super::policy::Order::After;
+            placed.order = crate::facts::sudo_policy::Order::After;
         }
         let failure = candidate(&desired(ADMIN), &found).unwrap_err();
         assert!(failure.line().starts_with("/etc/sudoers:3: "), "{}", failure.line());

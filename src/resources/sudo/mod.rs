@@ -4,7 +4,6 @@
 //! before it or refused with its place. The file holds typed values alone: no comment with text of the user's.
 
 mod grant;
-mod policy;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -12,13 +11,12 @@ use serde::Deserialize;
 use crate::change::Claim;
 use crate::error::Result;
 use crate::facts::Facts;
+use crate::facts::sudo_policy::{self as policy, Policy};
 use crate::formats::accounts::Records;
 use crate::formats::sudoers::{Allowed, Subject, SudoCommand, listed};
 use crate::host::{Actor, Command, FileKind, Meta, Probe};
 use crate::resource::{Document, Fault, Planned, Resource, Section};
 use crate::types::{AbsPath, GroupName, Password, UserName};
-
-use policy::Policy;
 
 /// The resource.
 pub struct Sudo;
@@ -154,6 +152,14 @@ impl Resource for Sudo {
         if desired.name.is_root() { &[] } else { &["sudo"] }
     }
 
+    fn questions(desired: &Desired, probe: &dyn Probe) -> Vec<Command> {
+        // sudo would log a question about an account that is not there.
+        let passwd = probe.read(&AbsPath::fixed("/etc/passwd"), &Actor::Root).ok().flatten().unwrap_or_default();
+        let name = desired.name.as_str();
+        let asks = probe.has_program(SUDO) && Records::parse(&passwd).passwd_entry(name).is_some();
+        asks.then(|| list(name)).into_iter().collect()
+    }
+
     fn observe(desired: &Desired, _facts: &Facts, probe: &dyn Probe) -> Result<Observed> {
         if !probe.has_program(SUDO) || desired.name.is_root() {
             return Ok(Observed::default());
@@ -186,8 +192,7 @@ impl Resource for Sudo {
             // What visudo would refuse at the gate is better refused before the first change.
             Some(candidate) => grant::check(&candidate, &found.policy, probe)?,
             None if exists => {
-                let name = desired.name.as_str();
-                let answer = probe.ask(&Command::new([SUDO, "-n", "-l", "-U", name]))?;
+                let answer = probe.ask(&list(desired.name.as_str()))?;
                 // With `Defaults requiretty` sudo answers nobody without a terminal, not even root.
                 found.listed = (!answer.stderr.contains("tty")).then(|| listed(&answer.stdout));
             }
@@ -199,6 +204,11 @@ impl Resource for Sudo {
     fn plan(desired: &Desired, _facts: &Facts, observed: &Observed) -> Result<Planned> {
         grant::plan(desired, observed)
     }
+}
+
+/// What sudo lets this account do (sudo(8), `-l`).
+fn list(name: &str) -> Command {
+    Command::new([SUDO, "-n", "-l", "-U", name])
 }
 
 impl Observed {

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::change::Claim;
 use crate::error::{Failure, Result};
-use crate::facts::{Facts, SSHD};
+use crate::facts::{self, Facts, SSHD};
 use crate::formats::accounts::PasswdEntry;
 use crate::host::{Actor, Command, Probe};
 use crate::resource::{Document, Fault, Planned, Resource, Section};
@@ -154,6 +154,11 @@ impl Resource for User {
 
     fn claims(desired: &Desired) -> Vec<Claim> {
         vec![Claim::Account(desired.name.clone())]
+    }
+
+    fn questions(desired: &Desired, probe: &dyn Probe) -> Vec<Command> {
+        let asks = probe.has_program(SSHD);
+        asks.then(|| facts::sshd_for(desired.name.as_str(), probe)).into_iter().collect()
     }
 
     fn observe(desired: &Desired, _facts: &Facts, probe: &dyn Probe) -> Result<Observed> {
@@ -357,8 +362,7 @@ fn uses_pam(probe: &dyn Probe, name: &str) -> Result<Option<bool>> {
     if !probe.has_program(SSHD) {
         return Ok(None);
     }
-    let connection = format!("user={name},host=client,addr=192.0.2.1");
-    let answer = probe.ask(&Command::new([SSHD, "-T", "-C", &connection]))?;
+    let answer = probe.ask(&facts::sshd_for(name, probe))?;
     if answer.ok() {
         // OpenSSH 10 spells keywords as in the manual, earlier ones in lower case.
         let text = answer.stdout.to_ascii_lowercase();

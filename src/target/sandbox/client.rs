@@ -21,12 +21,21 @@ pub struct Options {
     pub size: u64,
     /// Mounts that stay out of the copy.
     pub leave_out: Vec<AbsPath>,
+    /// True to hold the tree itself as well, locked against others, for [`Sandbox::enter_tree`]. Only for root, and not
+    /// for the machine itself.
+    pub with_tree: bool,
 }
 
 impl Options {
     /// A copy of `root` with 512 MiB to write.
     pub fn new(root: AbsPath) -> Self {
-        Self { program: PathBuf::from("/proc/self/exe"), root, size: 512 << 20, leave_out: Vec::new() }
+        Self {
+            program: PathBuf::from("/proc/self/exe"),
+            root,
+            size: 512 << 20,
+            leave_out: Vec::new(),
+            with_tree: false,
+        }
     }
 }
 
@@ -74,7 +83,8 @@ impl Sandbox {
         let mut sandbox =
             Self { program, warden, orders, answers, running: None, notes: Vec::new(), modules: modules() };
         let leave_out = options.leave_out.iter().map(|path| path.as_path().to_owned()).collect();
-        let mut answer = sandbox.ask(&Order::Build(Build { root, size: options.size, leave_out, plain_user }))?;
+        let (size, with_tree) = (options.size, options.with_tree);
+        let mut answer = sandbox.ask(&Order::Build(Build { root, size, leave_out, plain_user, with_tree }))?;
         if matches!(answer, Answer::MapMe) {
             super::subordinate::map(sandbox.warden.id())?;
             answer = sandbox.ask(&Order::Mapped)?;
@@ -112,6 +122,15 @@ impl Sandbox {
     /// When it does not come up. A service that does not start is a note, no error.
     pub fn boot(&mut self) -> Result<Booted> {
         self.power(Purpose::Run)
+    }
+
+    /// Makes [`Sandbox::command`] and [`Sandbox::agent`] run on the tree itself: what they write there stays. The same
+    /// walls as around the copy, no service, no network; packages fetched into the copy can be installed.
+    ///
+    /// # Errors
+    /// Refused when it was not asked for in [`Options::with_tree`].
+    pub fn enter_tree(&mut self) -> Result<()> {
+        self.power(Purpose::Tree).map(drop)
     }
 
     /// Kills every process in the copy; its files stay for the next boot.

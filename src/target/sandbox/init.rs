@@ -68,11 +68,14 @@ fn start(arguments: &[String]) -> Result<Booted> {
     if spec.purpose == Purpose::Fetch {
         resolver(copy, spec.resolver.as_deref().unwrap_or_default())?;
     }
+    if let Some(lender) = &spec.lender {
+        lend(lender, copy)?;
+    }
     std::env::set_current_dir(copy).map_err(|error| Failure::unknown("sandbox", "no way into the copy").why(error))?;
     nix::unistd::pivot_root(".", ".").map_err(os("no way into the copy"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(os("no way out of the machine"))?;
     std::env::set_current_dir("/").map_err(|error| Failure::unknown("sandbox", "no way into the copy").why(error))?;
-    if spec.purpose == Purpose::Fetch {
+    if spec.purpose != Purpose::Run {
         return Ok(Booted::default());
     }
     let notes = network()?;
@@ -174,6 +177,19 @@ fn resolver(copy: &Path, text: &str) -> Result<()> {
         write(&inside, b"")?;
     }
     mount(Some(&own), &inside, NO, MsFlags::MS_BIND, NO).map_err(os("names do not resolve"))
+}
+
+/// Lets the tree see the packages and lists that were fetched into the copy, without a byte of them in the tree.
+fn lend(copy: &Path, tree: &Path) -> Result<()> {
+    for dir in ["var/cache/apt", "var/lib/apt/lists"] {
+        let (from, to) = (copy.join(dir), tree.join(dir));
+        // A tree without apt installs nothing, and one where this is a link gets nothing lent.
+        let plain = |path: &Path| std::fs::canonicalize(path).is_ok_and(|found| found == path && found.is_dir());
+        if plain(&from) && plain(&to) {
+            mount(Some(&from), &to, NO, MsFlags::MS_BIND | MsFlags::MS_REC, NO).map_err(os("no packages lent"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Addresses on the copy's end of the veth pair, and the outside as the way to everywhere.

@@ -13,6 +13,7 @@ pub(super) mod init;
 pub mod layers;
 pub(super) mod power;
 mod subordinate;
+mod tree;
 pub(super) mod warden;
 pub(super) mod wire;
 

@@ -13,6 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::layers::{self, Layer, Way};
 use super::power::Power;
+use super::tree::{self, Tree};
 use super::wire::{Answer, Boot, Booted, Build, Order, Purpose, Root, hear, say};
 use super::{OUTSIDE_V4, OUTSIDE_V6, PREFIX_V4, PREFIX_V6, os, sources};
 use crate::error::{Failure, Result};
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
 
 struct Warden {
     boot: Boot,
+    tree: Option<Tree>,
     power: Option<Power>,
 }
 
@@ -78,16 +80,17 @@ fn build(orders: &mut BufReader<Stdin>) -> Result<Option<Warden>> {
         .map_err(os("mounts stay shared"))?;
     whole_proc();
     refuse_at_once()?;
-    let (copy, notes) = overlay(&build)?;
+    let tree = build.with_tree.then(|| tree::lock(&build.root)).transpose()?;
+    let (copy, tree, notes) = overlay(&build, tree)?;
     let hostname = (build.root != Path::new("/"))
         .then(|| std::fs::read_to_string(copy.join("etc/hostname")).ok())
         .flatten()
         .map(|name| name.trim().to_owned())
         .filter(|name| !name.is_empty());
     let root = if build.plain_user { Root::Plain } else { Root::Own };
-    let boot = Boot { copy, purpose: Purpose::Run, root, hostname, resolver, ssh_runs };
+    let boot = Boot { copy, lender: None, purpose: Purpose::Run, root, hostname, resolver, ssh_runs };
     say(std::io::stdout(), &Answer::Built { notes })?;
-    Ok(Some(Warden { boot, power: None }))
+    Ok(Some(Warden { boot, tree, power: None }))
 }
 
 /// In a container the engine hides parts of /proc under other mounts. The kernel then gives the copy none of its own
@@ -136,8 +139,8 @@ fn sshd_runs() -> bool {
     })
 }
 
-/// Mounts the copy and gives back where it stands, with notes.
-fn overlay(build: &Build) -> Result<(PathBuf, Vec<String>)> {
+/// Mounts the copy and gives back where it stands, the tree itself if it is wanted, and notes.
+fn overlay(build: &Build, lock: Option<tree::Lock>) -> Result<(PathBuf, Option<Tree>, Vec<String>)> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")
         .map_err(|error| Failure::unknown("/proc/self/mountinfo", "cannot be read").why(error))?;
     let mounts = layers::parse(&table)?;
@@ -170,7 +173,8 @@ fn overlay(build: &Build) -> Result<(PathBuf, Vec<String>)> {
             _ => notes.push(format!("{} is not in the copy: nothing to mount it on", layer.lower.display())),
         }
     }
-    Ok((copy, notes))
+    let tree = lock.map(|lock| tree::mount_at(&place.join("tree"), &plan, lock)).transpose()?;
+    Ok((copy, tree, notes))
 }
 
 /// False where the overlay cannot keep its marks in attributes of the trusted class (overlayfs documentation, "userxattr").
@@ -216,7 +220,7 @@ fn copy_file(from: &Path, original: &std::fs::Metadata, to: &Path) -> Result<()>
     std::fs::set_permissions(to, std::fs::Permissions::from_mode(original.mode() & 0o7777)).map_err(failed)
 }
 
-fn make_dir(path: &Path) -> Result<()> {
+pub(super) fn make_dir(path: &Path) -> Result<()> {
     std::fs::create_dir(path).map_err(|error| Failure::unknown(path.display().to_string(), "cannot be made").why(error))
 }
 
@@ -239,7 +243,12 @@ impl Warden {
     }
 
     fn try_boot(&mut self, purpose: Purpose) -> Result<Booted> {
-        let mut power = Power::on(&Boot { purpose, ..self.boot.clone() })?;
+        let mut boot = Boot { purpose, ..self.boot.clone() };
+        if purpose == Purpose::Tree {
+            let tree = self.tree.as_ref().ok_or_else(|| Failure::refused("sandbox", "it has a copy only"))?;
+            boot.lender = Some(std::mem::replace(&mut boot.copy, tree.place.clone()));
+        }
+        let mut power = Power::on(&boot)?;
         if purpose == Purpose::Run {
             wire_up(power.pid())?;
         }

@@ -33,6 +33,8 @@ pub struct Build {
     pub leave_out: Vec<PathBuf>,
     /// True for a plain user: everything happens in a user namespace of its subordinate ids.
     pub plain_user: bool,
+    /// True when the directory itself is to be worked on too, see [`Purpose::Tree`].
+    pub with_tree: bool,
 }
 
 /// What a boot is for.
@@ -44,6 +46,8 @@ pub enum Purpose {
     Fetch,
     /// The rehearsal: cut off from every network but the outside end of the veth pair, services started.
     Run,
+    /// Work on the tree itself: its own files instead of the overlays, nothing started, no network at all.
+    Tree,
 }
 
 /// What the warden answers.
@@ -91,8 +95,10 @@ pub struct Booted {
 /// What one boot needs to know; an argument of the hidden verbs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Boot {
-    /// Where the copy's overlay is mounted.
+    /// Where the copy's overlay is mounted; for [`Purpose::Tree`] the tree itself.
     pub copy: PathBuf,
+    /// Where the overlay is, for [`Purpose::Tree`]: what was fetched into it is lent to the tree.
+    pub lender: Option<PathBuf>,
     /// What it is for.
     pub purpose: Purpose,
     /// What root in the copy is.

@@ -2,15 +2,21 @@
 //! could still log in at the provider's console. Reads the host, changes nothing, and when in doubt refuses.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::change::{Change, Note, Promise, Risk, Stage, Step};
 use crate::error::{Failure, Result};
-use crate::facts::{Facts, SSHD};
+use crate::facts::{Facts, SshdMode, ask_sshd, socket_ports};
 use crate::formats::accounts::Records;
 use crate::formats::sshd_effective::Effective;
-use crate::host::{AccountEdit, Actor, Command, Database, Probe};
+use crate::host::{AccountEdit, Actor, Database, Output, Probe};
+use crate::outcome::Proven;
+use crate::outcome::ways::Account;
 use crate::resource::AccessCheck;
 use crate::types::{AbsPath, UserName};
+
+use super::after::After;
+use super::model::{from_address, tries, ways};
 
 /// What notes of this check are about; the report gives them a heading of their own.
 pub const ABOUT: &str = "access";
@@ -22,7 +28,21 @@ pub struct WaysIn {
     pub at_least: usize,
     /// Accounts that the playbook calls administrators, promised or not yet judged.
     pub declared: Vec<String>,
+    /// The operator, when known to sit in an SSH session of this host.
+    pub present: Option<Present>,
 }
+
+/// Where the operator's present session comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// The client's address.
+    pub from: IpAddr,
+    /// The account that logged in, when that is known.
+    pub user: Option<String>,
+}
+
+/// Fewer tries than an agent usually has keys.
+const TRIES: u32 = 3;
 
 /// What sshd does now, as far as it can be told without knowing the client.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,21 +68,123 @@ impl AccessCheck for WaysIn {
         let touched = changes.iter().any(|change| change.risk == Risk::Access);
         if touched {
             let before = door(facts, probe);
-            notes.push(Note::info(ABOUT, format!("before  {}", before_text(before.as_ref(), probe))));
+            notes.push(Note::info(ABOUT, format!("before  {}", before_text(before.as_ref(), facts.sshd_mode, probe))));
             notes.push(Note::info(ABOUT, format!("after   {}", after_text(promises, before.as_ref()))));
             notes.extend(console(changes, probe)?);
+            notes.extend(self.afterwards(promises, changes, facts, probe, closes)?);
         }
         Ok(notes)
     }
 }
 
+/// The rule of a rollback: what was possible before the run is possible again, and a person shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// What the plan of that run said of the time before it.
+    pub before: Option<String>,
+}
+
+impl AccessCheck for Restored {
+    fn check(&self, _: &[Promise], changes: &[Change], facts: &Facts, probe: &dyn Probe) -> Result<Vec<Note>> {
+        if !changes.iter().any(|change| change.risk == Risk::Access) {
+            return Ok(Vec::new());
+        }
+        let now = door(facts, probe);
+        let after = self.before.as_deref().unwrap_or("as before that run");
+        let mut notes = vec![
+            Note::info(ABOUT, format!("before  {}", before_text(now.as_ref(), facts.sshd_mode, probe))),
+            Note::info(ABOUT, format!("after   {after}")),
+        ];
+        notes.extend(console(changes, probe)?);
+        Ok(notes)
+    }
+}
+
 impl WaysIn {
+    /// Judges the promised administrators on a model of the host after the plan. Only what is certain refuses: what the
+    /// model cannot tell is proven by a login before anything closes.
+    fn afterwards(
+        &self,
+        promises: &[Promise],
+        changes: &[Change],
+        facts: &Facts,
+        probe: &dyn Probe,
+        closes: bool,
+    ) -> Result<Vec<Note>> {
+        let names: Vec<String> = admins(promises).iter().map(|(user, _)| user.as_str().to_owned()).collect();
+        let after = After::new(probe, changes, promises)?;
+        let ways = ways(facts, probe, Some(&after), &names)?;
+        if names.is_empty() || ways.doors.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut notes = Vec::new();
+        let (shut, open): (Vec<&Account>, Vec<&Account>) =
+            ways.accounts.iter().partition(|account| account.ssh == Proven::No || account.root == Proven::No);
+        if closes && open.len() < self.at_least {
+            return Err(self.shut_out(open.len(), &shut));
+        }
+        for account in &shut {
+            notes.push(Note::warning(ABOUT, format!("{} will not get in: {}", account.name, reasons(account))));
+        }
+        for account in &open {
+            let unsure = account.ssh == Proven::Unknown;
+            notes.extend(unsure.then(|| {
+                Note::info(ABOUT, format!("{} cannot be told before a login: {}", account.name, reasons(account)))
+            }));
+            let soon = account.soon.iter().map(|soon| format!("{}: {soon}; see: chage -l {0}", account.name));
+            notes.extend(soon.map(|text| Note::warning(ABOUT, text)));
+        }
+        if changes.iter().any(|change| change.resource == "sshd")
+            && let Some(tries) = tries(facts, &after)?.filter(|tries| *tries < TRIES)
+        {
+            let text = format!(
+                "MaxAuthTries {tries}: a client that offers more keys is cut off before the right one; \
+                 log in with: ssh -o IdentitiesOnly=yes -i KEYFILE"
+            );
+            notes.push(Note::warning(ABOUT, text));
+        }
+        notes.extend(self.operator(&names, facts, &after)?);
+        Ok(notes)
+    }
+
+    /// Tells the operator when neither the present account nor one of the plan would get in from the present address.
+    fn operator(&self, names: &[String], facts: &Facts, after: &After<'_>) -> Result<Option<Note>> {
+        let Some(present) = &self.present else { return Ok(None) };
+        let mut names = names.to_vec();
+        names.extend(present.user.clone());
+        let said = from_address(facts, after, &names, present.from)?;
+        if said.is_empty() || said.iter().any(|(_, held, _)| *held != Proven::No) {
+            return Ok(None);
+        }
+        let why: Vec<String> = said.iter().map(|(name, _, why)| format!("{name}: {}", why.join("; "))).collect();
+        let text = format!("your own next login from {} will fail: {}", present.from, why.join(". "));
+        Ok(Some(Note::warning(ABOUT, text)))
+    }
+
+    fn shut_out(&self, found: usize, shut: &[&Account]) -> Failure {
+        let why: Vec<String> = shut.iter().map(|account| format!("{}: {}", account.name, reasons(account))).collect();
+        let what =
+            format!("the plan closes ways in, and {found} of {} administrators would get in afterwards", self.at_least);
+        Failure::refused(ABOUT, what)
+            .why(why.join(". "))
+            .hint("mend what is named there, then look again: keyward access PLAYBOOK")
+    }
+
     fn too_few(&self, found: usize) -> Failure {
         let missing = format!("the plan closes ways in and leaves {found} of {} administrators", self.at_least);
         Failure::refused(ABOUT, missing)
             .why("nobody in this playbook is sure to get in afterwards")
             .hint("give a user 'admin: true', an authorized key and sudo; see: keyward explain user")
     }
+}
+
+/// Why an account does not get in, or does not become root.
+fn reasons(account: &Account) -> String {
+    let mut why = account.because.clone();
+    if why.is_empty() {
+        why.extend(account.warnings.iter().cloned());
+    }
+    if why.is_empty() { "it does not become root".to_owned() } else { why.join("; ") }
 }
 
 /// True when the plan takes away a method or a port by which somebody could get in.
@@ -91,18 +213,28 @@ fn admins(promises: &[Promise]) -> Vec<(&UserName, bool)> {
 /// business: its gates ask per account.
 fn door(facts: &Facts, probe: &dyn Probe) -> Option<Door> {
     facts.sshd?;
-    let output = probe.ask(&Command::new([SSHD, "-T"])).ok().filter(crate::host::Output::ok)?;
+    let output = ask_sshd(probe, &["-T"]).ok().filter(Output::ok)?;
     let effective = Effective::parse(&output.stdout);
+    // Where systemd listens, Port of the configuration opens nothing.
+    let ports = match facts.sshd_mode {
+        SshdMode::Socket => socket_ports(probe).ok()?,
+        _ => effective.ports(),
+    };
     let yes = |keyword| effective.is(keyword, "yes");
     Some(Door {
-        ports: effective.ports().iter().map(u16::to_string).collect(),
+        ports: ports.iter().map(u16::to_string).collect(),
         root: effective.get("permitrootlogin").unwrap_or_default().to_ascii_lowercase(),
         passwords: yes("passwordauthentication") || yes("kbdinteractiveauthentication"),
     })
 }
 
-fn before_text(door: Option<&Door>, probe: &dyn Probe) -> String {
-    let Some(door) = door else { return "sshd does not answer; only the console".to_owned() };
+fn before_text(door: Option<&Door>, mode: SshdMode, probe: &dyn Probe) -> String {
+    match mode {
+        SshdMode::Missing => return "no sshd is installed; only the console".to_owned(),
+        SshdMode::Stopped => return "no sshd listens; only the console".to_owned(),
+        SshdMode::Service | SshdMode::Socket => {}
+    }
+    let Some(door) = door else { return "unknown: sshd does not tell its configuration".to_owned() };
     let by = if door.passwords { "key or password" } else { "key" };
     let keys = root_keys(probe);
     let root = match (door.root.as_str(), keys) {

@@ -15,14 +15,18 @@ pub const DIRECTORY: &str = "/etc/sudoers.d";
 /// One file as sudo reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
+    /// Where it is.
     pub path: AbsPath,
+    /// Its bytes.
     pub content: Vec<u8>,
 }
 
 /// All files that are read, and their lines in the order of evaluation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
+    /// In the order in which they are read.
     pub files: Vec<File>,
+    /// Includes replaced by what they bring.
     pub lines: Vec<Placed>,
     /// True when the main file reads [`DIRECTORY`].
     pub reads_directory: bool,
@@ -31,8 +35,11 @@ pub struct Policy {
 /// A line with its file and its place in the order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
+    /// The file.
     pub path: AbsPath,
+    /// The line.
     pub line: Line,
+    /// Its place in the order.
     pub order: Order,
 }
 
@@ -61,11 +68,15 @@ impl Order {
 /// A rule that decides for somebody, and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deciding {
+    /// File and line.
     pub place: String,
+    /// The file.
     pub path: AbsPath,
+    /// Its place in the order.
     pub order: Order,
     /// Commands of the rule; `None` when the line was not understood.
     pub commands: Option<Vec<Allowed>>,
+    /// False when it may concern the account, or may not.
     pub sure: bool,
 }
 
@@ -75,6 +86,9 @@ const DEPTH: usize = 16;
 
 impl Policy {
     /// Reads the set from the host.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
     pub fn read(probe: &dyn Probe) -> Result<Self> {
         let mut policy = Self::default();
         let main = AbsPath::fixed(MAIN);
@@ -247,6 +261,9 @@ fn drop_ins(probe: &dyn Probe, directory: &AbsPath) -> Result<Vec<AbsPath>> {
 }
 
 /// Drop-ins with rules that would come into force once the directory is read.
+///
+/// # Errors
+/// When a file cannot be read.
 pub fn dormant(probe: &dyn Probe) -> Result<Vec<AbsPath>> {
     let mut sleeping = Vec::new();
     for path in drop_ins(probe, &AbsPath::fixed(DIRECTORY))? {
@@ -279,7 +296,10 @@ fn stage(file: &File) -> Staged {
     Staged { name, content: out.into_bytes(), mode: 0o440 }
 }
 
-/// Refuses a directory of drop-ins that sudo would not trust.
+/// Refuses a directory of drop-ins that sudo would not trust; false when it is not there.
+///
+/// # Errors
+/// `Refused`, or when it cannot be looked at.
 pub fn check_directory(probe: &dyn Probe) -> Result<bool> {
     let path = AbsPath::fixed(DIRECTORY);
     let Some(meta) = probe.meta(&path, &Actor::Root)? else { return Ok(false) };

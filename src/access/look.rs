@@ -1,0 +1,187 @@
+//! One look at everything that decides about logins and is the same for all accounts. Reads only; what cannot be read is
+//! said, never taken for absent.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use crate::error::{Failure, Result};
+use crate::facts::{Facts, ask_sshd};
+use crate::formats::accounts::{GroupEntry, PasswdEntry, Records, ShadowEntry};
+use crate::formats::sshd_config::{ConfigText, Directive};
+use crate::formats::sshd_effective::Effective;
+use crate::host::{Actor, Database, Probe};
+use crate::types::AbsPath;
+
+use super::after::After;
+
+/// What sshd says, or why it says nothing.
+type Said = std::result::Result<Rc<Effective>, String>;
+
+/// The host, and the plan when it is looked at as after one.
+pub struct Look<'a> {
+    /// Reads files, the plan's among them.
+    pub probe: &'a dyn Probe,
+    /// What kind of host it is.
+    pub facts: &'a Facts,
+    /// Set when this is a look ahead.
+    pub after: Option<&'a After<'a>>,
+    /// Accounts of /etc/passwd, each name once.
+    pub passwd: Vec<PasswdEntry>,
+    /// The moment, in UTC.
+    pub now: jiff::civil::DateTime,
+    shadow: Records,
+    groups: Vec<GroupEntry>,
+    config: Vec<(AbsPath, ConfigText)>,
+    asked: RefCell<BTreeMap<Option<(String, IpAddr)>, Said>>,
+}
+
+/// The directives of sshd's files, each with its file and line.
+pub type Placed<'a> = (String, &'a Directive);
+
+/// More questions than this are not asked; the rest is unknown.
+const QUESTIONS: usize = 400;
+
+impl<'a> Look<'a> {
+    /// Reads the databases and sshd's files.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn new(facts: &'a Facts, probe: &'a dyn Probe, after: Option<&'a After<'a>>) -> Result<Self> {
+        let records = |db: Database| -> Result<Records> {
+            Ok(Records::parse(&probe.read(&db.path(), &Actor::Root)?.unwrap_or_default()))
+        };
+        let mut passwd = records(Database::Passwd)?.passwd();
+        // getpwnam(3) gives the first of two equal names.
+        let mut seen = std::collections::BTreeSet::new();
+        passwd.retain(|entry| seen.insert(entry.name.clone()));
+        let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).datetime();
+        Ok(Self {
+            probe,
+            facts,
+            after,
+            passwd,
+            now,
+            shadow: records(Database::Shadow)?,
+            groups: records(Database::Group)?.group(),
+            config: config(probe)?,
+            asked: RefCell::default(),
+        })
+    }
+
+    /// Days since 1970-01-01, as shadow(5) counts.
+    pub fn today(&self) -> i64 {
+        let day = jiff::civil::date(1970, 1, 1);
+        self.now.date().since((jiff::Unit::Day, day)).map_or(0, |span| i64::from(span.get_days()))
+    }
+
+    /// The shadow(5) entry of an account.
+    pub fn shadow(&self, name: &str) -> Option<ShadowEntry> {
+        self.shadow.shadow_entry(name)
+    }
+
+    /// Names and ids of the groups of an account, the primary one first.
+    pub fn groups(&self, account: &PasswdEntry) -> Vec<(String, u32)> {
+        let own = self.groups.iter().filter(|group| group.gid == account.gid);
+        let member = |group: &&GroupEntry| group.gid != account.gid && group.members.contains(&account.name);
+        own.chain(self.groups.iter().filter(member)).map(|group| (group.name.clone(), group.gid)).collect()
+    }
+
+    /// The ids alone; the primary group counts even when it has no name.
+    pub fn group_ids(&self, account: &PasswdEntry) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.groups(account).into_iter().map(|(_, gid)| gid).collect();
+        ids.push(account.gid);
+        ids
+    }
+
+    /// True when nobody else is in the account's primary group (Debian's sshd trusts such a group).
+    pub fn group_is_of(&self, account: &PasswdEntry) -> bool {
+        let others = self.passwd.iter().any(|other| other.gid == account.gid && other.name != account.name);
+        let mut named = self.groups.iter().filter(|group| group.gid == account.gid).flat_map(|group| &group.members);
+        !others && named.all(|member| *member == account.name)
+    }
+
+    /// A text of the system; empty when it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn text(&self, path: &'static str) -> Result<String> {
+        let bytes = self.probe.read(&AbsPath::fixed(path), &Actor::Root)?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// All directives of sshd's usual files with their places.
+    pub fn directives(&self) -> impl Iterator<Item = Placed<'_>> {
+        self.config.iter().flat_map(|(path, text)| {
+            text.directives().map(move |(number, directive)| (format!("{path}:{number}"), directive))
+        })
+    }
+
+    /// `file:line` of the first directive of a keyword, else its name.
+    pub fn place(&self, keyword: &str) -> String {
+        let found = self.directives().find(|(_, directive)| directive.keyword.eq_ignore_ascii_case(keyword));
+        found.map_or_else(|| keyword.to_owned(), |(place, _)| place)
+    }
+
+    /// What sshd says without a connection in mind.
+    pub fn everybody(&self) -> Said {
+        self.ask(None)
+    }
+
+    /// What sshd says for an account from an address. Without a Match block that is the same for all.
+    pub fn effective(&self, name: &str, from: IpAddr) -> Said {
+        let conditional = |(_, directive): (String, &Directive)| match directive.keyword.as_str() {
+            "match" => true,
+            "include" => directive.args != ["/etc/ssh/sshd_config.d/*.conf"],
+            _ => false,
+        };
+        let who = self.directives().any(conditional).then(|| (name.to_owned(), from));
+        self.ask(who)
+    }
+
+    fn ask(&self, who: Option<(String, IpAddr)>) -> Said {
+        if let Some(said) = self.asked.borrow().get(&who) {
+            return said.clone();
+        }
+        if self.asked.borrow().len() >= QUESTIONS {
+            return Err("too many accounts and places to ask sshd about".to_owned());
+        }
+        let criteria =
+            who.as_ref().map(|(user, from)| format!("user={user},host={from},addr={from},laddr=192.0.2.9,lport=22"));
+        let said = self.said(criteria.as_deref()).map_err(|failure| failure.line());
+        self.asked.borrow_mut().insert(who, said.clone());
+        said
+    }
+
+    fn said(&self, criteria: Option<&str>) -> Result<Rc<Effective>> {
+        let mut args = vec!["-T"];
+        args.extend(criteria.into_iter().flat_map(|criteria| ["-C", criteria]));
+        let output = match self.after.and_then(|after| after.ask_sshd(criteria)) {
+            Some(output) => output?,
+            None if self.facts.sshd.is_none() => return Err(Failure::unknown("sshd", "is not installed")),
+            None => ask_sshd(self.probe, &args)?,
+        };
+        if !output.ok() {
+            return Err(Failure::unknown("sshd -T", "does not tell its configuration").why(output.last_line()));
+        }
+        Ok(Rc::new(Effective::parse(&output.stdout)))
+    }
+}
+
+/// sshd's usual files: the main one and the drop-ins that Debian includes.
+fn config(probe: &dyn Probe) -> Result<Vec<(AbsPath, ConfigText)>> {
+    let drop_ins = AbsPath::fixed("/etc/ssh/sshd_config.d");
+    let mut files: Vec<AbsPath> = Vec::new();
+    for name in probe.list(&drop_ins, &Actor::Root)?.unwrap_or_default() {
+        files.extend(drop_ins.join(&name).ok().filter(|_| name.ends_with(".conf")));
+    }
+    files.push(AbsPath::fixed("/etc/ssh/sshd_config"));
+    let mut texts = Vec::new();
+    for path in files {
+        if let Some(bytes) = probe.read(&path, &Actor::Root)? {
+            texts.push((path, ConfigText::parse(&bytes)));
+        }
+    }
+    Ok(texts)
+}

@@ -1,0 +1,17 @@
+//! Who can get in, before and after a plan: every account that could log in, from where, by which method, and what it can
+//! become. Reads the host, changes nothing. What cannot be told is unknown, never a pass.
+
+mod account;
+mod after;
+mod check;
+mod door;
+mod keys;
+mod look;
+mod model;
+mod pam;
+mod place;
+mod sudo;
+
+pub use after::After;
+pub use check::{ABOUT, Present, Restored, WaysIn};
+pub use model::ways;

@@ -1,0 +1,246 @@
+//! What PAM says to a login that sshd would allow: nologin, pam_access, and modules that this model does not know, which
+//! make the answer unknown. pam.conf(5) stacks are read, never run.
+
+use std::net::IpAddr;
+
+use crate::error::Result;
+use crate::formats::access_conf::{Verdict, judge_from};
+use crate::host::Actor;
+use crate::types::{AbsPath, Word as _};
+
+use super::look::Look;
+
+/// One line of a stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    place: String,
+    kind: String,
+    module: String,
+    args: Vec<String>,
+}
+
+/// The stacks of sshd and of the console.
+pub struct Pam {
+    sshd: Vec<Rule>,
+    login: Vec<Rule>,
+    access: String,
+    nologin: Option<&'static str>,
+}
+
+/// What stands against a login.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Against {
+    /// Refused for certain, because.
+    pub no: Vec<String>,
+    /// Maybe.
+    pub unknown: Vec<String>,
+}
+
+const RULES: &str = "/etc/security/access.conf";
+/// Modules whose account part either is modelled here or lets local accounts through.
+const ACCOUNT: [&str; 16] = [
+    "pam_unix",
+    "pam_deny",
+    "pam_permit",
+    "pam_nologin",
+    "pam_access",
+    "pam_faillock",
+    "pam_sss",
+    "pam_ldap",
+    "pam_krb5",
+    "pam_winbind",
+    "pam_systemd_home",
+    "pam_localuser",
+    "pam_warn",
+    "pam_cap",
+    "pam_mkhomedir",
+    "pam_env",
+];
+/// Modules whose auth part asks for nothing beyond the password.
+const AUTH: [&str; 13] = [
+    "pam_unix",
+    "pam_deny",
+    "pam_permit",
+    "pam_nologin",
+    "pam_faildelay",
+    "pam_faillock",
+    "pam_cap",
+    "pam_env",
+    "pam_sss",
+    "pam_ldap",
+    "pam_krb5",
+    "pam_winbind",
+    "pam_group",
+];
+/// Includes may nest, but not for ever.
+const DEPTH: usize = 8;
+/// Failures after which pam_faillock shuts an account by default, and the size of one record of its tally.
+const DENY: u64 = 3;
+const TALLY: u64 = 64;
+
+impl Pam {
+    /// Reads the stacks.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn new(look: &Look<'_>) -> Result<Self> {
+        let mut nologin = None;
+        for path in ["/etc/nologin", "/run/nologin"] {
+            if look.probe.meta(&AbsPath::fixed(path), &Actor::Root)?.is_some() {
+                nologin = nologin.or(Some(path));
+            }
+        }
+        Ok(Self {
+            sshd: stack(look, "sshd", DEPTH)?,
+            login: stack(look, "login", DEPTH)?,
+            access: look.text(RULES)?,
+            nologin,
+        })
+    }
+
+    /// Ranges that access.conf names.
+    pub fn named(&self) -> Vec<String> {
+        if !self.sshd.iter().any(|rule| rule.module == "pam_access") {
+            return Vec::new();
+        }
+        let origins = self.access.lines().filter(|line| !line.trim_start().starts_with('#'));
+        let origins = origins.filter_map(|line| line.splitn(3, ':').nth(2));
+        origins.flat_map(str::split_whitespace).map(str::to_owned).collect()
+    }
+
+    /// What stands against an account at sshd, coming from `from`. sshd heeds /etc/nologin without PAM too.
+    pub fn sshd(&self, uses_pam: bool, name: &str, uid: u32, groups: &[&str], from: IpAddr) -> Against {
+        let mut against = Against::default();
+        if !uses_pam {
+            against.no.extend(self.nologin.filter(|path| uid != 0 && *path == "/etc/nologin").map(closed));
+            return against;
+        }
+        self.account(&self.sshd, name, uid, groups, Some(from), &mut against);
+        against
+    }
+
+    /// What stands against it at the console.
+    pub fn console(&self, name: &str, uid: u32, groups: &[&str]) -> Against {
+        let mut against = Against::default();
+        // Debian's login asks pam_nologin before the password.
+        let asks = self.login.iter().any(|rule| rule.kind == "auth" && rule.module == "pam_nologin");
+        against.no.extend(self.nologin.filter(|_| asks && uid != 0).map(closed));
+        self.account(&self.login, name, uid, groups, None, &mut against);
+        against
+    }
+
+    fn account(
+        &self,
+        stack: &[Rule],
+        name: &str,
+        uid: u32,
+        groups: &[&str],
+        from: Option<IpAddr>,
+        against: &mut Against,
+    ) {
+        for rule in stack.iter().filter(|rule| rule.kind == "account") {
+            match rule.module.as_str() {
+                "pam_nologin" => against.no.extend(self.nologin.filter(|_| uid != 0).map(closed)),
+                "pam_access" if rule.args.iter().any(|arg| arg.contains('=')) => {
+                    against.unknown.push(format!("{}: pam_access has options of its own", rule.place));
+                }
+                "pam_access" => match judge_from(&self.access, name, groups, from) {
+                    Verdict::Open => {}
+                    Verdict::Refused(line) => against.no.push(format!("{RULES}:{line} refuses it")),
+                    Verdict::Depends(line) => against.unknown.push(format!("{RULES}:{line} names hosts")),
+                },
+                known if ACCOUNT.contains(&known) => {}
+                other => against.unknown.push(format!("{}: {other} decides too", rule.place)),
+            }
+        }
+    }
+
+    /// What stands against a password at sshd beyond its being right: other modules that ask, and a count of failures.
+    ///
+    /// # Errors
+    /// When the tally cannot be looked at.
+    pub fn password(&self, look: &Look<'_>, name: &str) -> Result<Option<String>> {
+        for rule in self.sshd.iter().filter(|rule| rule.kind == "auth") {
+            if !AUTH.contains(&rule.module.as_str()) {
+                return Ok(Some(format!("{}: {} asks too", rule.place, rule.module)));
+            }
+            if rule.module == "pam_faillock"
+                && let Ok(path) = AbsPath::parse(&format!("/run/faillock/{name}"))
+                && look.probe.meta(&path, &Actor::Root)?.is_some_and(|meta| meta.size >= DENY * TALLY)
+            {
+                return Ok(Some(format!("pam_faillock counted failures; see: faillock --user {name}")));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn closed(path: &'static str) -> String {
+    format!("{path} is there: only root may log in")
+}
+
+/// All lines of a service, includes replaced by what they bring.
+fn stack(look: &Look<'_>, service: &str, depth: usize) -> Result<Vec<Rule>> {
+    let Ok(path) = AbsPath::parse(&format!("/etc/pam.d/{service}")) else { return Ok(Vec::new()) };
+    let bytes = look.probe.read(&path, &Actor::Root)?.filter(|_| depth > 0).unwrap_or_default();
+    let mut rules = Vec::new();
+    for (at, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
+        match parse(line) {
+            Some(Line::Include(kind, other)) => {
+                let brought = stack(look, &other, depth - 1)?;
+                rules.extend(brought.into_iter().filter(|rule| kind.as_ref().is_none_or(|kind| rule.kind == *kind)));
+            }
+            Some(Line::Rule(kind, module, args)) => {
+                rules.push(Rule { place: format!("{path}:{}", at + 1), kind, module, args });
+            }
+            None => {}
+        }
+    }
+    Ok(rules)
+}
+
+enum Line {
+    Include(Option<String>, String),
+    Rule(String, String, Vec<String>),
+}
+
+fn parse(line: &str) -> Option<Line> {
+    let line = line.split('#').next().unwrap_or_default().trim();
+    if let Some(other) = line.strip_prefix("@include") {
+        return Some(Line::Include(None, other.trim().to_owned()));
+    }
+    let (kind, rest) = line.split_once([' ', '\t'])?;
+    let kind = kind.trim_start_matches('-').to_ascii_lowercase();
+    let rest = rest.trim_start();
+    // `[success=1 default=ignore]` holds blanks.
+    let (control, rest) = match rest.strip_prefix('[') {
+        Some(open) => open.split_once(']')?,
+        None => rest.split_once([' ', '\t'])?,
+    };
+    let mut words = rest.split_whitespace();
+    let module = words.next()?;
+    if matches!(control, "include" | "substack") {
+        return Some(Line::Include(Some(kind), module.to_owned()));
+    }
+    let name = module.rsplit('/').next().unwrap_or(module).trim_end_matches(".so").to_owned();
+    Some(Line::Rule(kind, name, words.map(str::to_owned).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_stacks() {
+        let rule = |line: &str| match parse(line) {
+            Some(Line::Rule(kind, module, args)) => format!("{kind} {module} {}", args.join(" ")),
+            Some(Line::Include(kind, other)) => format!("include {kind:?} {other}"),
+            None => String::new(),
+        };
+        assert_eq!(rule("account [success=1 default=ignore]\tpam_unix.so  nullok # x"), "account pam_unix nullok");
+        assert_eq!(rule("-session optional /lib/security/pam_x.so"), "session pam_x ");
+        assert_eq!(rule("@include common-account"), "include None common-account");
+        assert_eq!(rule("auth substack other"), "include Some(\"auth\") other");
+        assert_eq!(rule("# account required pam_access.so"), "");
+    }
+}

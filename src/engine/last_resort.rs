@@ -1,0 +1,172 @@
+//! When nothing of sshd's listens any more after an undo: an sshd of last resort on the old ports, with the rules that
+//! held before the run, until somebody has mended the real one and says so.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Failure, Result};
+use crate::facts::{Doors, Facts, Init, SSHD};
+use crate::host::{Actor, Command, Host, Node, Owner, Probe};
+use crate::journal::Record;
+use crate::types::AbsPath;
+
+/// Its configuration; there while it runs, gone with a reboot.
+const CONFIG: &str = "/run/keyward/last-resort.conf";
+const PID_FILE: &str = "/run/keyward/last-resort.pid";
+const UNIT: &str = "keyward-last-resort.service";
+const SYSTEMCTL: &str = "/usr/bin/systemctl";
+/// How long the real one may take to come back.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// After an undo: `None` when a door that was open before the run is open again, or none was. Otherwise the sshd of last
+/// resort is started, and the failure tells of it.
+pub fn keep_a_door(records: &[Record], host: &dyn Host) -> Option<Failure> {
+    let doors = records.iter().find_map(|record| match record {
+        Record::Doors { doors } => Some(doors),
+        _ => None,
+    })?;
+    if doors.ports.is_empty() || listens(&doors.ports, host) {
+        return None;
+    }
+    let ports = doors.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+    let gone = Failure::failed(format!("port {ports}"), "sshd did not come back there");
+    Some(match open(doors, host) {
+        Ok(()) => gone
+            .why("an sshd of last resort listens meanwhile")
+            .hint("mend sshd (sshd -t; journalctl -u ssh), then: keyward acknowledge"),
+        Err(failure) => gone.why(failure.line()).hint("start it by hand: /usr/sbin/sshd"),
+    })
+}
+
+fn listens(ports: &[u16], probe: &dyn Probe) -> bool {
+    let end = Instant::now() + WAIT;
+    loop {
+        // What cannot be told is no reason to start a second one.
+        if probe.listeners().map_or(true, |all| all.iter().any(|listener| ports.contains(&listener.port))) {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn config(doors: &Doors) -> String {
+    let mut text = "# Written by keyward: the sshd of last resort. Ends with: keyward acknowledge\n".to_owned();
+    for port in &doors.ports {
+        text.push_str(&format!("Port {port}\n"));
+    }
+    let passwords = if doors.passwords { "yes" } else { "no" };
+    text.push_str(&format!(
+        "PidFile {PID_FILE}\nPermitRootLogin {}\nPasswordAuthentication {passwords}\nUsePAM yes\n\
+         KbdInteractiveAuthentication {passwords}\nPubkeyAuthentication yes\n",
+        doors.root
+    ));
+    text
+}
+
+fn open(doors: &Doors, host: &dyn Host) -> Result<()> {
+    let run_dir = AbsPath::fixed("/run/sshd");
+    if host.meta(&run_dir, &Actor::Root)?.is_none() {
+        host.put(&run_dir, &Actor::Root, &Node::Dir { mode: 0o755, owner: Owner::Actor })?;
+    }
+    let node = Node::File { content: config(doors).into_bytes(), mode: 0o600, owner: Owner::Actor };
+    host.put(&AbsPath::fixed(CONFIG), &Actor::Root, &node)?;
+    for port in &doors.ports {
+        // A firewall that could not be undone must not be what keeps everybody out.
+        rules("-I", *port, host);
+    }
+    start(host)
+}
+
+fn rules(what: &str, port: u16, host: &dyn Host) {
+    for program in ["/usr/sbin/iptables", "/usr/sbin/ip6tables"] {
+        if host.has_program(program) {
+            let port = port.to_string();
+            let comment = ["-m", "comment", "--comment", "keyward last resort", "-j", "ACCEPT"];
+            let words = [program, "-w", "5", what, "INPUT", "-p", "tcp", "--dport", &port];
+            drop(host.run(&Command::new(words.into_iter().chain(comment))));
+        }
+    }
+}
+
+fn start(host: &dyn Host) -> Result<()> {
+    let command = match Facts::gather(host)?.init {
+        // Of its own, since systemd ends whatever the unit of an undo leaves running.
+        Init::Systemd => {
+            let unit = ["/usr/bin/systemd-run", "--quiet", "--collect", "--unit", UNIT, SSHD, "-D", "-f", CONFIG];
+            Command::new(unit)
+        }
+        Init::Other => Command::new([SSHD, "-f", CONFIG]),
+    };
+    must(&command, host)
+}
+
+fn must(command: &Command, host: &dyn Host) -> Result<()> {
+    let output = host.run(command)?;
+    if output.ok() {
+        return Ok(());
+    }
+    Err(Failure::failed(command.argv.join(" "), format!("exit code {}", output.code)).why(output.last_line()))
+}
+
+/// True while the sshd of last resort is asked for.
+///
+/// # Errors
+/// When /run cannot be looked at.
+pub fn is_open(probe: &dyn Probe) -> Result<bool> {
+    Ok(probe.meta(&AbsPath::fixed(CONFIG), &Actor::Root)?.is_some())
+}
+
+/// Ends the sshd of last resort once the real one serves again; otherwise it stays.
+///
+/// # Errors
+/// Refused while sshd does not accept its configuration; failed when it does not come back, and then the one of last
+/// resort listens again.
+pub fn acknowledge(host: &dyn Host) -> Result<()> {
+    let test = host.ask(&Command::new([SSHD, "-t"]))?;
+    if !test.ok() {
+        return Err(Failure::refused("sshd", "still does not accept its configuration")
+            .why(test.last_line())
+            .hint("mend what it names, check with: sshd -t"));
+    }
+    let config = AbsPath::fixed(CONFIG);
+    let text = host.read(&config, &Actor::Root)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let ports: Vec<u16> = text.lines().filter_map(|line| line.strip_prefix("Port ")?.trim().parse().ok()).collect();
+    let systemd = Facts::gather(host)?.init == Init::Systemd;
+    if systemd {
+        drop(host.run(&Command::new([SYSTEMCTL, "stop", UNIT])));
+        drop(host.run(&Command::new([SYSTEMCTL, "restart", "ssh.service"])));
+    } else {
+        let pid = host.read(&AbsPath::fixed(PID_FILE), &Actor::Root)?.unwrap_or_default();
+        let pid = String::from_utf8_lossy(&pid).trim().to_owned();
+        drop(host.run(&Command::new(["/bin/sh", "-c", "kill \"$1\"", "sh", &pid])));
+        std::thread::sleep(Duration::from_millis(200));
+        drop(host.run(&Command::new([SSHD])));
+    }
+    if !listens(&ports, host) {
+        start(host)?;
+        return Err(Failure::failed("sshd", "did not come back, so the one of last resort listens again")
+            .hint("see why: journalctl -u ssh"));
+    }
+    for port in &ports {
+        rules("-D", *port, host);
+    }
+    host.remove(&AbsPath::fixed(PID_FILE), &Actor::Root)?;
+    host.remove(&config, &Actor::Root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_allows_what_was_allowed_before_and_no_more() {
+        let doors = Doors { ports: vec![22, 2200], root: "prohibit-password".into(), passwords: false };
+        let text = config(&doors);
+        for line in ["Port 22", "Port 2200", "PermitRootLogin prohibit-password", "PasswordAuthentication no"] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+    }
+}

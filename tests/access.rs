@@ -1,0 +1,151 @@
+//! Who can get in, on real trees: each awkward host of `tests/cases/access` is laid over lab trees, asked with
+//! `keyward access`, and every answer is held against a real login by OpenSSH's own client from that very address.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+
+#[path = "access/case.rs"]
+mod case;
+#[path = "access/inside.rs"]
+mod inside;
+mod support;
+
+use case::Case;
+use keyward::outcome::ways::Ways;
+use keyward::outcome::{Event, Proven};
+use support::again;
+
+/// Least number of awkward hosts; fewer means that some were lost.
+const LEAST: usize = 14;
+
+/// The inner half of [`awkward_hosts`]; it runs in the copy only.
+#[test]
+#[ignore = "runs inside the copy that awkward_hosts makes"]
+fn one_awkward_host() {
+    let Ok(text) = std::env::var(again::CASE) else { return };
+    inside::run(&Case::parse(&text));
+}
+
+/// The playbook of [`what_a_plan_would_leave_is_what_it_leaves`].
+const PLAYBOOK: &str = "version: 1
+users:
+  - { name: deploy, admin: true, groups: [ sudo ], password: locked, sudo: { nopasswd: true },
+      authorized_keys: [ { key: \"@KEY@\" } ] }
+ssh: { port: 2222, permit_root_login: \"no\", password_authentication: false }
+firewall: { incoming: deny, allow: [ 80/tcp ] }
+";
+
+/// What `keyward access` said, as data.
+fn said(done: &support::Done) -> (Ways, Option<Ways>) {
+    let event = |line: &str| match serde_json::from_str(line).unwrap() {
+        Event::Access { now, after } => Some((now, after)),
+        _ => None,
+    };
+    done.stdout.lines().find_map(event).unwrap_or_else(|| panic!("{done:?}"))
+}
+
+#[test]
+fn what_a_plan_would_leave_is_what_it_leaves() {
+    for suite in support::SUITES {
+        let Some(bed) = support::Bed::new("what_a_plan_would_leave_is_what_it_leaves", suite) else { continue };
+        bed.sh("useradd -m -s /bin/bash -G sudo bob; echo bob:secret | chpasswd; ssh-keygen -q -t ed25519 -N '' -f /srv/key")
+            .ok();
+        let playbook = PLAYBOOK.replace("@KEY@", bed.read("/srv/key.pub").trim());
+        bed.plant("/root/job.yml", playbook.as_bytes(), 0o600, (0, 0));
+        let human = bed.keyward(&["access", "/root/job.yml"]).ok().stdout;
+        println!("{human}");
+        assert!(human.lines().count() <= 24 && human.lines().all(|line| line.chars().count() <= 80), "{human}");
+        assert!(human.lines().last().unwrap().starts_with("next: keyward rehearse /root/job.yml"), "{human}");
+        let (before, after) = said(&bed.keyward(&["access", "/root/job.yml", "--format", "json"]).ok());
+        bed.keyward(&["apply", "--yes", "--i-accept-that-this-host-may-lock-me-out", "/root/job.yml"]).ok();
+        let (now, none) = said(&bed.keyward(&["access", "--format", "json"]).ok());
+        assert_eq!((Some(&now), &none), (after.as_ref(), &None), "{suite}");
+        assert_ne!(before, now, "{suite}");
+        let deploy = now.account("deploy").unwrap();
+        assert_eq!(
+            (deploy.ssh, deploy.root, now.in_by_ssh().count()),
+            (Proven::Yes, Proven::Yes, 1),
+            "{suite}: {now:#?}"
+        );
+        assert_eq!(now.doors.iter().map(|door| door.port).collect::<Vec<_>>(), [2222], "{suite}");
+    }
+}
+
+/// Hosts on which the playbook of [`PLAYBOOK`] would shut its only administrator out: a script, and what is said.
+const SHUT_OUT: [(&str, &str); 4] = [
+    ("echo 'ALL: ALL' >>/etc/hosts.deny", "/etc/hosts.deny"),
+    ("echo 'PubkeyAcceptedAlgorithms rsa-sha2-512' >/etc/ssh/sshd_config.d/50-x.conf", "PubkeyAcceptedAlgorithms"),
+    (
+        "sed -i 's/^account.*pam_nologin.so/&\\naccount required pam_access.so/' /etc/pam.d/sshd
+      echo '-:ALL EXCEPT root:192.0.2.0/24 203.0.113.0/24 198.18.0.0/15 100.64.0.0/10 0.0.0.0/0 ::/0' \
+          >>/etc/security/access.conf",
+        "access.conf",
+    ),
+    ("iptables -I INPUT -p tcp --dport 2222 -j DROP; ip6tables -I INPUT -p tcp --dport 2222 -j DROP", "firewall"),
+];
+
+#[test]
+fn a_plan_that_shuts_its_administrators_out_is_refused() {
+    for (script, said) in SHUT_OUT {
+        let Some(bed) = support::Bed::new("a_plan_that_shuts_its_administrators_out_is_refused", "bookworm") else {
+            return;
+        };
+        bed.sh("ssh-keygen -q -t ed25519 -N '' -f /srv/key").ok();
+        bed.sh(script).ok();
+        let mut playbook = PLAYBOOK.replace("@KEY@", bed.read("/srv/key.pub").trim());
+        // The firewall resource refuses what shuts its own ports; here somebody else's rules do.
+        playbook.truncate(playbook.find("firewall").unwrap());
+        bed.plant("/root/job.yml", playbook.as_bytes(), 0o600, (0, 0));
+        let before = bed.snapshot();
+        let plan = bed.keyward(&["plan", "/root/job.yml"]);
+        println!("{}", plan.stderr);
+        assert_eq!(plan.code, 5, "{script}: {plan:?}");
+        assert!(plan.stderr.contains("0 of 1 administrators would get in") && plan.stderr.contains(said), "{plan:?}");
+        assert!(plan.stderr.contains("deploy"), "{plan:?}");
+        assert_eq!(support::difference(&before, &bed.snapshot()), "", "{script}");
+    }
+}
+
+/// What a plan warns of: an account that ends soon, few tries.
+#[test]
+fn a_plan_tells_what_will_surprise_its_administrators() {
+    let name = "a_plan_tells_what_will_surprise_its_administrators";
+    let Some(bed) = support::Bed::new(name, "bookworm") else { return };
+    bed.sh("ssh-keygen -q -t ed25519 -N '' -f /srv/key; useradd -m -s /bin/bash -p '*' deploy
+            usermod -e \"$(date -d '+9 days' +%F)\" deploy")
+        .ok();
+    let playbook = PLAYBOOK
+        .replace("@KEY@", bed.read("/srv/key.pub").trim())
+        .replace("port: 2222", "port: 2222, max_auth_tries: 2");
+    bed.plant("/root/job.yml", playbook.as_bytes(), 0o600, (0, 0));
+    let plan = bed.keyward(&["plan", "/root/job.yml"]);
+    let told = plan.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(plan.code, 2, "{plan:?}");
+    assert!(told.contains("deploy: the account expires in"), "{told}");
+    assert!(told.contains("MaxAuthTries 2: a client that offers more keys"), "{told}");
+}
+
+#[test]
+fn awkward_hosts() {
+    let cases = again::cases("access");
+    let filtered = std::env::var_os("KEYWARD_CASE").is_some();
+    assert!(filtered || cases.len() >= LEAST, "{} cases, {LEAST} expected", cases.len());
+    let (mut failures, mut ran) = (Vec::new(), 0);
+    for (name, text) in &cases {
+        for suite in Case::parse(text).suites {
+            let tree = match support::tree(&suite) {
+                Ok(tree) => tree,
+                Err(reason) => {
+                    support::skipped("awkward_hosts", &reason);
+                    continue;
+                }
+            };
+            ran += 1;
+            match again::run(&tree, "one_awkward_host", text) {
+                Ok(said) if filtered => println!("== {name} on {suite}\n{said}"),
+                Ok(_) => {}
+                Err(said) => failures.push(format!("== {name} on {suite}\n{said}")),
+            }
+        }
+    }
+    println!("{ran} runs of {} awkward hosts", cases.len());
+    assert!(failures.is_empty(), "{} failed\n{}", failures.len(), failures.join("\n"));
+}

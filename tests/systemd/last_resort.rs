@@ -1,0 +1,51 @@
+//! An undo after which sshd does not come back: the sshd of last resort lets in whom the old door let in, until the real
+//! one is mended.
+
+use keyward::proof::Door;
+
+use crate::container::{Machine, Mode};
+use crate::guard::Pending;
+
+/// Refuses to start but for the configuration of last resort, as an sshd with a broken library would.
+const BROKEN: &str = "#!/bin/sh\n\
+    case \" $* \" in *last-resort.conf*) exec /usr/sbin/sshd.real \"$@\" ;; esac\n\
+    echo 'sshd: broken by the test' >&2; exit 255\n";
+
+#[test]
+fn somebody_gets_in_when_sshd_does_not_come_back() {
+    let test = "somebody_gets_in_when_sshd_does_not_come_back";
+    let machine = Machine::start("bookworm", Mode::Service).inspect(|machine| {
+        let line = format!("{} ops@laptop\n", machine.key.public_key().to_openssh().unwrap());
+        machine.sh("mkdir -p -m 700 /root/.ssh").ok();
+        machine.put("/root/.ssh/authorized_keys", line.as_bytes(), "600");
+    });
+    let Some(pending) = Pending::begin_on(test, "300s", machine) else { return };
+    let machine = &pending.machine;
+    machine.sh("cp -p /usr/sbin/sshd /usr/sbin/sshd.real").ok();
+    machine.put("/usr/sbin/sshd.new", BROKEN.as_bytes(), "755");
+    machine.sh("mv /usr/sbin/sshd.new /usr/sbin/sshd; systemctl kill -s KILL ssh.service; pkill -KILL sshd; true").ok();
+    assert_ne!(machine.door(22), Door::Open, "sshd is gone");
+
+    let cancelled = machine.keyward(&["cancel"]);
+    assert_eq!(cancelled.code, 4, "{cancelled:?}");
+    let status = machine.keyward(&["status"]);
+    assert!(status.code == 4 && status.stdout.contains("keyward acknowledge"), "{status:?}");
+    let reply = machine.login("root", 22);
+    assert!(reply.stdout.starts_with("root\n"), "root gets in through the old port: {reply:?}");
+    let early = machine.keyward(&["acknowledge"]);
+    assert!(early.code == 5 && early.stderr.contains("broken by the test"), "{early:?}");
+    assert!(machine.login("root", 22).stdout.starts_with("root\n"), "it stays until sshd is mended");
+
+    machine.sh("mv /usr/sbin/sshd.real /usr/sbin/sshd").ok();
+    machine.keyward(&["acknowledge"]).ok();
+    assert!(machine.login("root", 22).stdout.starts_with("root\n"), "the real one serves again");
+    assert_eq!(machine.sh("systemctl is-active ssh.service").stdout.trim(), "active");
+    let left = machine
+        .sh("systemctl is-active keyward-last-resort; ls /run/keyward/last-resort*; iptables-save | grep keyward");
+    assert_eq!(left.stdout.trim(), "inactive", "{left:?}");
+    assert_eq!(machine.keyward(&["status"]).code, 0);
+    // With sshd mended the rest of the undo goes through as well.
+    let again = machine.keyward(&["rollback", "--yes"]);
+    assert!([0, 1].contains(&again.code), "{again:?}");
+    assert!(machine.login("root", 22).stdout.starts_with("root\n"));
+}
