@@ -73,6 +73,12 @@ pub struct Doors {
     pub passwords: bool,
 }
 
+/// True when this listener is sshd's, or systemd's for it; also when the kernel does not show whose it is.
+pub fn serves_ssh(listener: &Listener) -> bool {
+    let serves = |name: &String| name.starts_with("sshd") || name == "systemd" || name == "init";
+    listener.programs.is_empty() || listener.programs.iter().any(serves)
+}
+
 impl Doors {
     /// Looks; `None` when no sshd listens, or it does not tell.
     ///

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::change::{Action, Plan, Stage};
 use crate::error::{Failure, Result};
 use crate::facts::Doors;
-use crate::host::shelf::{Durability, Shelf};
+use crate::host::shelf::{Durability, Settled, Shelf};
 use crate::host::{AccountEdit, Actor, Command, Database, Image};
 use crate::outcome::{Evidence, Exit};
 use crate::types::AbsPath;
@@ -206,6 +206,24 @@ impl<'a> Journal<'a> {
         &self.run
     }
 
+    /// Keeps a file's bytes beside the journal and says where. What is no UTF-8 loses the bytes that are none.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn set_aside(&self, bytes: &[u8]) -> Result<String> {
+        let text = String::from_utf8_lossy(bytes);
+        for number in 1_u32..100 {
+            let name = format!("kept-{number}");
+            match self.shelf.settle(&self.run, &name, &text)? {
+                Settled::Won => return Ok(self.shelf.place(&self.run, &name)),
+                // An undo that was cut off kept it before.
+                Settled::Lost(kept) if kept == text => return Ok(self.shelf.place(&self.run, &name)),
+                Settled::Lost(_) => {}
+            }
+        }
+        Err(Failure::failed(format!("run {}", self.run), "keeps 99 files already"))
+    }
+
     /// All records so far.
     pub fn records(&self) -> Vec<Record> {
         self.written.borrow().clone()
@@ -234,20 +252,67 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// Closes the run: the last record, then the journal without the secrets of its before-images.
+    /// Closes the run: its last record and the end of the secrets in its before-images, in one step. One whose undo is
+    /// incomplete keeps them: whoever undoes the rest needs them.
     ///
     /// # Errors
     /// When it cannot be written; the journal then stands as it was.
     pub fn close(&self, exit: Exit, verdict: &str, at: &str) -> Result<()> {
-        self.write(&Record::Closed { exit, verdict: verdict.to_owned(), at: at.to_owned() })?;
-        let mut text = String::new();
-        for (at, mut record) in self.records().into_iter().enumerate() {
-            scrub(&mut record);
-            text.push_str(&line(u64::try_from(at).unwrap_or(u64::MAX), &record)?);
-            text.push('\n');
+        let closed = Record::Closed { exit, verdict: verdict.to_owned(), at: at.to_owned() };
+        if exit == Exit::RollbackIncomplete {
+            return self.write(&closed);
         }
-        self.shelf.replace(&self.run, &text)
+        let mut records = self.records();
+        records.push(closed.clone());
+        match self.shelf.replace(&self.run, &without_secrets(&records)?) {
+            Ok(()) => {
+                self.written.borrow_mut().push(closed);
+                Ok(())
+            }
+            // A full disk may have room for a line; forget_secrets does the rest once there is more.
+            Err(_) => self.write(&closed),
+        }
     }
+}
+
+/// Takes the secrets out of closed journals that a full disk or a kill left in them.
+///
+/// # Errors
+/// The first journal that cannot be rewritten; all are tried.
+pub fn forget_secrets(shelf: &dyn Shelf) -> Result<()> {
+    let mut done = Ok(());
+    for run in shelf.runs()? {
+        let Ok(records) = read(shelf, &run) else { continue };
+        let holds = |record: &Record| {
+            let mut without = record.clone();
+            scrub(&mut without);
+            without != *record
+        };
+        if is_over(&records) && !is_degraded(&records) && records.iter().any(holds) {
+            done = done.and(without_secrets(&records).and_then(|text| shelf.replace(&run, &text)));
+        }
+    }
+    done
+}
+
+fn without_secrets(records: &[Record]) -> Result<String> {
+    let mut text = String::new();
+    for (at, record) in records.iter().enumerate() {
+        let mut record = record.clone();
+        scrub(&mut record);
+        text.push_str(&line(u64::try_from(at).unwrap_or(u64::MAX), &record)?);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// True when the undo of the run is incomplete, and nobody has undone the rest or said that it was mended.
+pub fn is_degraded(records: &[Record]) -> bool {
+    let end = records.iter().rev().find_map(|record| match record {
+        Record::Closed { exit, .. } => Some(*exit),
+        _ => None,
+    });
+    end == Some(Exit::RollbackIncomplete)
 }
 
 /// True for the records of a run that ended, or never began: a full disk may refuse the very first record, and nothing is

@@ -54,14 +54,14 @@ impl Exit {
     }
 }
 
-impl From<Kind> for Exit {
-    fn from(kind: Kind) -> Self {
+impl Exit {
+    /// How a verb ends that met this before it changed anything. What fails later ends rolled back, or incomplete.
+    pub const fn before_any_change(kind: Kind) -> Self {
         match kind {
             Kind::Input => Self::Usage,
-            Kind::Refused => Self::Refused,
+            Kind::Refused | Kind::Failed => Self::Refused,
             Kind::Busy => Self::Busy,
             Kind::Unknown => Self::CannotJudge,
-            Kind::Failed => Self::RolledBack,
         }
     }
 }

@@ -163,7 +163,7 @@ pub fn main() -> ExitCode {
     let ending = match run(&mut Teller) {
         Ok(ending) => ending,
         Err(failure) => {
-            let exit = Exit::from(failure.kind);
+            let exit = Exit::before_any_change(failure.kind);
             Teller.event(Event::Failed { failure });
             Ending::new(exit, "", "")
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::change::Risk;
+use crate::change::{Promise, Risk};
 use crate::engine::Prove;
 use crate::error::{Failure, Result};
 use crate::host::real::RealHost;
@@ -46,6 +46,16 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
     let risky = plan.risk() == Risk::Access || !plan.deferred.is_empty();
     if risky && !args.live.i_accept_that_this_host_may_lock_me_out {
         example::refuse(&job)?;
+    }
+    if args.accept_evidence.is_some()
+        && let Some(user) = plan.promises.iter().find_map(|promise| match promise {
+            Promise::Admin { user, nopasswd: false } => Some(user),
+            _ => None,
+        })
+    {
+        return Err(Failure::refused("--accept-evidence", format!("sudo asks {} for a password", user.as_str()))
+            .why("keyward types none, so nobody would have shown that sudo works")
+            .hint("confirm from a login instead, or let sudo work without a password"));
     }
     let accepted = if risky && args.accept_evidence.is_some() { Some(held(args, &job, &host)?) } else { None };
     let live = Live {

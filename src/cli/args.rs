@@ -99,8 +99,8 @@ pub enum Verb {
     Cancel(CancelArgs),
     /// Say whether a run is pending, and until when
     Status,
-    /// End the sshd of last resort, once sshd is mended
-    Acknowledge,
+    /// End the sshd of last resort once sshd is mended, or say that what a run could not undo was mended by hand
+    Acknowledge(AcknowledgeArgs),
     /// List the runs on this host
     History,
     /// Show one run: plan, steps, proof and result
@@ -241,6 +241,13 @@ pub struct ConfirmArgs {
     /// The nonce that was shown when the run was armed
     #[arg(long)]
     pub nonce: Option<String>,
+}
+
+/// Arguments of `acknowledge`.
+#[derive(Debug, Args)]
+pub struct AcknowledgeArgs {
+    /// The run whose undo was incomplete and was mended by hand
+    pub run: Option<String>,
 }
 
 /// Arguments of `cancel`.

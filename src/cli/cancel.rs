@@ -1,9 +1,12 @@
 //! `keyward cancel [RUN]`: undoes a pending run at once.
 
+use std::time::{Duration, Instant};
+
 use crate::engine::guard::{self, Decision, Said};
 use crate::error::{Failure, Result};
 use crate::facts::Facts;
 use crate::host::real::RealHost;
+use crate::host::shelf::{DirShelf, Shelf as _};
 use crate::outcome::{Event, Exit};
 
 use super::args::CancelArgs;
@@ -23,7 +26,11 @@ pub fn run(args: &CancelArgs) -> Result<Ending> {
     }
     // A session that ends now must not stop the undo half way.
     let _signals = super::guard::Signals::hold()?;
-    // Where the agent lives it sees the decision and undoes its own work; a dead one's lock is free at once.
+    // Where the agent lives it sees the decision and undoes its own work; a dead one's lock is free at once. One that hangs
+    // in a unit is ended by the unit of its guard, which conflicts with it.
+    if !pending.unit.is_empty() && !over_soon(&shelf, run) {
+        guard::SystemdKeeper::undo_now(run, &host)?;
+    }
     let mut events: Vec<Event> = Vec::new();
     let undone = guard::expire(&host, &shelf, ledger.as_ref(), run, &mut events);
     super::motd::ended(&shelf, run);
@@ -35,4 +42,19 @@ pub fn run(args: &CancelArgs) -> Result<Ending> {
         Some((exit, verdict)) => Ok(Ending::new(exit, verdict, format!("keyward show {run}"))),
         None => Ok(Ending::new(Exit::Pending, format!("run {run} is still being undone"), "keyward status")),
     }
+}
+
+/// How long an agent may take to undo its own work before it is taken for stuck.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// True when the run is over, or nobody holds the host, within that time.
+fn over_soon(shelf: &DirShelf, run: &str) -> bool {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        if guard::ending(shelf, run).is_ok_and(|end| end.is_some()) || shelf.lock().is_ok() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    false
 }

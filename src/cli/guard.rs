@@ -24,6 +24,7 @@ use super::terminal::progress;
 
 /// The hidden verb.
 pub const ARG: &str = guard::VERB;
+const SYSTEMCTL: &str = "/usr/bin/systemctl";
 const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
 const UNIT: &str = "keyward-apply-";
 
@@ -243,7 +244,8 @@ pub fn sweep(host: &RealHost, shelf: &dyn Shelf) -> Result<()> {
     // Early in a boot not all facts can be had; the unit that comes here then is systemd's.
     let keeper =
         || Facts::gather(host).map_or_else(|_| Box::new(guard::SystemdKeeper) as _, |facts| guard::keeper_of(&facts));
-    let mut swept = guard::close_committed(shelf);
+    let mut swept = guard::close_committed(shelf, state::ledger_or_none().as_ref());
+    swept = swept.and(crate::journal::forget_secrets(shelf));
     for run in guard::armed_runs(host)? {
         swept = swept.and(guard::disarm(host, shelf, &run, keeper()));
     }
@@ -256,8 +258,17 @@ fn recover() -> Result<()> {
     let mut events: Vec<Event> = Vec::new();
     let open = guard::open_runs(&shelf)?;
     let undone = guard::recover(&host, &shelf, ledger.as_ref(), &mut events);
+    // Units that systemd has read before this are files that were put back meanwhile.
+    reread_units(&host);
     open.iter().for_each(|run| super::motd::ended(&shelf, run));
     undone.and(sweep(&host, &shelf))
+}
+
+fn reread_units(host: &RealHost) {
+    if host.has_program(SYSTEMCTL) {
+        let command = host::Command::new([SYSTEMCTL, "daemon-reload"]);
+        drop(host::Host::run(host, &command));
+    }
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ impl Job {
 
 /// Tells every failure; the first is the worst.
 pub fn all_failed(failures: Vec<Failure>, sink: &mut dyn Sink) -> Ending {
-    let exit = failures.first().map_or(Exit::CannotJudge, |failure| Exit::from(failure.kind));
+    let exit = failures.first().map_or(Exit::CannotJudge, |failure| Exit::before_any_change(failure.kind));
     for failure in failures {
         sink.event(Event::Failed { failure });
     }

@@ -117,7 +117,7 @@ fn run(cli: &Cli) -> ExitCode {
     let mut terminal = Terminal::new(&cli.global, whole_diffs(&cli.verb));
     let ended = prepare_process().and_then(|()| verb(cli, &mut terminal));
     let ending = ended.unwrap_or_else(|failure| {
-        let exit = Exit::from(failure.kind);
+        let exit = Exit::before_any_change(failure.kind);
         terminal.event(Event::Failed { failure });
         Ending::new(exit, "", "")
     });
@@ -151,7 +151,7 @@ fn verb(cli: &Cli, terminal: &mut Terminal) -> Result<Ending> {
                 Verb::Rollback(args) => rollback::run(args, terminal),
                 Verb::Confirm(args) => confirm::run(args),
                 Verb::Cancel(args) => cancel::run(args),
-                Verb::Acknowledge => acknowledge::run(),
+                Verb::Acknowledge(args) => acknowledge::run(args),
                 Verb::Status => status::run(terminal),
                 Verb::Show(args) => show::run(args, terminal),
                 Verb::Log(args) => log::run(args, terminal),
@@ -196,7 +196,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::from(printed.map_or_else(
             |failure| {
                 terminal::progress(&format!("error: {}\n", failure.line()));
-                Exit::from(failure.kind).code()
+                Exit::before_any_change(failure.kind).code()
             },
             |()| Exit::AsAsked.code(),
         ));

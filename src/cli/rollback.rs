@@ -6,6 +6,7 @@ use crate::change::Risk;
 use crate::engine::{self, About, LaterEdits, Machine, Prove, Rollback, WayBack, guard};
 use crate::error::{Failure, Result};
 use crate::facts::Facts;
+use crate::host::ledger::Ledger;
 use crate::host::real::RealHost;
 use crate::host::shelf::DirShelf;
 use crate::journal::{self, Record};
@@ -115,13 +116,15 @@ pub fn at_once(
     agree: &mut dyn FnMut(&str, &[String]) -> Result<()>,
     sink: &mut dyn Sink,
 ) -> Result<Ending> {
-    let ledger = state::ledger()?;
+    // The way back from a run that was cut off must not wait for a log.
+    let over = journal::read(shelf, run).is_ok_and(|records| journal::is_over(&records));
+    let ledger: Box<dyn Ledger> = if over { Box::new(state::ledger()?) } else { state::ledger_or_none() };
     let mut refused = None;
     let outcome = engine::rollback(
         Rollback {
             host,
             shelf,
-            audit: &ledger,
+            audit: ledger.as_ref(),
             run: Some(run),
             later_edits: if force { LaterEdits::Overwrite } else { LaterEdits::Respect },
             machine,

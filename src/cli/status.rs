@@ -5,6 +5,8 @@ use crate::engine::guard::{self, Standing};
 use crate::engine::last_resort;
 use crate::error::Result;
 use crate::host::real::RealHost;
+use crate::host::shelf::{DirShelf, Shelf as _};
+use crate::journal;
 use crate::outcome::{Event, Exit, Sink};
 
 use super::{Ending, state};
@@ -22,6 +24,11 @@ pub fn run(sink: &mut dyn Sink) -> Result<Ending> {
     let waits = guard::pending(&shelf, None)?;
     let open = guard::open_runs(&shelf)?.pop();
     let Some(run) = waits.as_ref().map(|pending| pending.run.clone()).or(open) else {
+        if let Some(run) = degraded(&shelf)? {
+            let verdict = format!("run {run} could not be undone whole");
+            let next = format!("keyward rollback {run}, or once it is mended by hand: keyward acknowledge {run}");
+            return Ok(Ending::new(Exit::RollbackIncomplete, verdict, next));
+        }
         return Ok(Ending::new(Exit::AsAsked, "no run is pending", "keyward history"));
     };
     Ok(match guard::standing(&RealHost::new(), &shelf, &run)? {
@@ -53,4 +60,11 @@ pub fn run(sink: &mut dyn Sink) -> Result<Ending> {
             format!("keyward rollback {run}"),
         ),
     })
+}
+
+/// The newest run whose undo is incomplete.
+fn degraded(shelf: &DirShelf) -> Result<Option<String>> {
+    let runs = shelf.runs()?.into_iter().rev();
+    let incomplete = |run: &String| journal::read(shelf, run).is_ok_and(|records| journal::is_degraded(&records));
+    Ok(runs.into_iter().find(incomplete))
 }

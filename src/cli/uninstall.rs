@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use crate::audit;
-use crate::engine::guard;
+use crate::engine::{guard, last_resort};
 use crate::error::{Failure, Result};
+use crate::host::real::RealHost;
 use crate::host::shelf::Shelf as _;
 use crate::journal::{self, Record, Undo};
 use crate::outcome::{Event, Exit, Sink};
@@ -19,6 +20,13 @@ pub fn run(args: &UninstallArgs, sink: &mut dyn Sink) -> Result<Ending> {
         remove(state::RUN)?;
         return Ok(Ending::new(Exit::AsAsked, "nothing to remove: keyward keeps no state on this host", ""));
     };
+    let host = RealHost::new();
+    if last_resort::is_open(&host)? {
+        return Err(Failure::refused("uninstall", "the sshd of last resort is what lets you in")
+            .hint("mend sshd (sshd -t), then: keyward acknowledge"));
+    }
+    // What guarded runs that are over goes with them: their units would start a program that is no more.
+    super::guard::sweep(&host, &shelf)?;
     let held = guard::lock(&shelf)?;
     let stays = files_that_stay(&shelf)?;
     if !stays.is_empty() {
@@ -39,10 +47,12 @@ pub fn run(args: &UninstallArgs, sink: &mut dyn Sink) -> Result<Ending> {
         }
     }
     audit::record(&state::ledger()?, "", audit::UNINSTALLED, "keyward's state was removed")?;
-    remove(state::STATE)?;
-    remove(state::RUN)?;
+    let removed = remove(state::STATE).and_then(|()| remove(state::RUN));
     super::motd::forget();
     drop(held);
+    if let Err(failure) = removed {
+        return Ok(Ending::new(Exit::RollbackIncomplete, format!("only in part: {}", failure.line()), "keyward uninstall"));
+    }
     Ok(Ending::new(Exit::AsAsked, format!("keyward's state is gone; only {} is left", state::AUDIT), ""))
 }
 
@@ -54,6 +64,11 @@ fn files_that_stay(shelf: &crate::host::shelf::DirShelf) -> Result<Vec<String>> 
     let mut paths = std::collections::BTreeSet::new();
     for run in shelf.runs()? {
         let records = journal::read(shelf, &run)?;
+        if journal::is_degraded(&records) {
+            return Err(Failure::refused(format!("run {run}"), "could not be undone whole")
+                .why("its journal is needed to undo the rest")
+                .hint(format!("keyward rollback {run}; mended by hand: keyward acknowledge {run}")));
+        }
         if !journal::is_over(&records) {
             return Err(Failure::refused(format!("run {run}"), "was cut off and never ended")
                 .why("its journal is needed to undo it")

@@ -82,7 +82,7 @@ pub fn apply(request: Apply<'_>, sink: &mut dyn Sink) -> Outcome {
 }
 
 pub(super) fn stopped(failure: Failure, sink: &mut dyn Sink) -> Outcome {
-    let exit = Exit::from(failure.kind);
+    let exit = Exit::before_any_change(failure.kind);
     let verdict = format!("nothing was changed: {}", failure.line());
     let next = failure.hint.clone();
     sink.event(Event::Failed { failure });
@@ -114,7 +114,13 @@ fn prepare(request: &Apply<'_>, sink: &mut dyn Sink) -> Result<Option<Box<dyn cr
 /// Refused, naming the run and the command; unknown when a journal cannot be read.
 pub fn refuse_unfinished(shelf: &dyn Shelf) -> Result<()> {
     for run in shelf.runs()? {
-        if !journal::is_over(&journal::read(shelf, &run)?) {
+        let records = journal::read(shelf, &run)?;
+        if journal::is_degraded(&records) {
+            return Err(Failure::refused(format!("run {run}"), "could not be undone whole")
+                .why("what it left is not what a plan may build on")
+                .hint(format!("try again: keyward rollback {run}; mended by hand: keyward acknowledge {run}")));
+        }
+        if !journal::is_over(&records) {
             return Err(Failure::refused(format!("run {run}"), "was cut off and never ended")
                 .hint(format!("undo what it did first: keyward rollback {run}")));
         }
@@ -372,7 +378,7 @@ impl Run<'_, '_> {
         let remains = rollback::unwind(&self.journal, Scope::All, Machine::Running, self.request.host, self.sink);
         let acted = self.journal.records().iter().any(|record| matches!(record, Record::Change { .. }));
         // Packages stay installed, so "nothing changed" would be a lie.
-        let whole = if acted { Exit::RolledBack } else { Exit::from(kind) };
+        let whole = if acted { Exit::RolledBack } else { Exit::before_any_change(kind) };
         let done = if acted { format!("rolled back: {reason}") } else { format!("nothing was changed: {reason}") };
         let outcome = rollback::finish(&self.journal, &remains, &done, whole);
         let _ = audit::record(self.request.audit, self.journal.run(), "rolled_back", &outcome.verdict);

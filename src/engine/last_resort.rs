@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Failure, Result};
-use crate::facts::{Doors, Facts, Init, SSHD};
-use crate::host::{Actor, Command, Host, Node, Owner, Probe};
+use crate::facts::{self, Doors, Facts, Init, SSHD};
+use crate::host::{Actor, Command, Host, Listener, Node, Owner, Probe};
 use crate::journal::Record;
 use crate::types::AbsPath;
 
@@ -30,6 +30,9 @@ pub fn keep_a_door(records: &[Record], host: &dyn Host) -> Option<Failure> {
     let ports = doors.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
     let gone = Failure::failed(format!("port {ports}"), "sshd did not come back there");
     Some(match open(doors, host) {
+        Ok(()) if !listens(&doors.ports, host) => gone
+            .why("and the sshd of last resort does not listen either")
+            .hint("start it by hand: /usr/sbin/sshd; see why: journalctl -u keyward-last-resort"),
         Ok(()) => gone
             .why("an sshd of last resort listens meanwhile")
             .hint("mend sshd (sshd -t; journalctl -u ssh), then: keyward acknowledge"),
@@ -41,7 +44,8 @@ fn listens(ports: &[u16], probe: &dyn Probe) -> bool {
     let end = Instant::now() + WAIT;
     loop {
         // What cannot be told is no reason to start a second one.
-        if probe.listeners().map_or(true, |all| all.iter().any(|listener| ports.contains(&listener.port))) {
+        let ours = |listener: &Listener| ports.contains(&listener.port) && facts::serves_ssh(listener);
+        if probe.listeners().map_or(true, |all| all.iter().any(ours)) {
             return true;
         }
         if Instant::now() >= end {
@@ -94,8 +98,9 @@ fn start(host: &dyn Host) -> Result<()> {
     let command = match Facts::gather(host)?.init {
         // Of its own, since systemd ends whatever the unit of an undo leaves running.
         Init::Systemd => {
-            let unit = ["/usr/bin/systemd-run", "--quiet", "--collect", "--unit", UNIT, SSHD, "-D", "-f", CONFIG];
-            Command::new(unit)
+            // Whoever is logged in by it stays when it is stopped.
+            let unit = ["/usr/bin/systemd-run", "--quiet", "--collect", "-p", "KillMode=process", "--unit", UNIT];
+            Command::new(unit.into_iter().chain([SSHD, "-D", "-f", CONFIG]))
         }
         Init::Other => Command::new([SSHD, "-f", CONFIG]),
     };
@@ -136,8 +141,12 @@ pub fn acknowledge(host: &dyn Host) -> Result<()> {
     let ports: Vec<u16> = text.lines().filter_map(|line| line.strip_prefix("Port ")?.trim().parse().ok()).collect();
     let systemd = Facts::gather(host)?.init == Init::Systemd;
     if systemd {
+        // Its sessions go on (KillMode=process), the one that this is said from among them.
         drop(host.run(&Command::new([SYSTEMCTL, "stop", UNIT])));
-        drop(host.run(&Command::new([SYSTEMCTL, "restart", "ssh.service"])));
+        let by_socket = host.ask(&Command::new([SYSTEMCTL, "is-enabled", "--quiet", "ssh.socket"]))?.ok();
+        let unit = if by_socket { "ssh.socket" } else { "ssh.service" };
+        drop(host.run(&Command::new([SYSTEMCTL, "reset-failed", "ssh.socket", "ssh.service"])));
+        drop(host.run(&Command::new([SYSTEMCTL, "restart", unit])));
     } else {
         let pid = host.read(&AbsPath::fixed(PID_FILE), &Actor::Root)?.unwrap_or_default();
         let pid = String::from_utf8_lossy(&pid).trim().to_owned();

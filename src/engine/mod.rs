@@ -6,6 +6,7 @@ mod assess;
 mod gate;
 pub mod guard;
 pub mod last_resort;
+mod live_account;
 mod rollback;
 mod step;
 mod tree;

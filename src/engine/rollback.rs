@@ -1,6 +1,9 @@
 //! Undo from the journal alone: newest change first, each step's undo in reverse, then what makes the running system
 //! follow. Goes on past errors and tells each one. The same code serves a failing run and a later `rollback`.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use crate::audit;
 use crate::change::{Action, Note, Stage};
 use crate::error::{Failure, Kind, Result};
@@ -9,6 +12,7 @@ use crate::host::shelf::Shelf;
 use crate::host::{Actor, Host, Image};
 use crate::journal::{self, Journal, Record, Undo};
 use crate::outcome::{Event, Exit, Sink};
+use crate::types::AbsPath;
 
 use super::step::{self, TakenBack};
 use super::{Outcome, last_resort};
@@ -49,6 +53,10 @@ pub struct Remains {
     pub failures: Vec<Failure>,
     /// Things left on purpose.
     pub kept: Vec<String>,
+    /// What the reader must know of others' work.
+    pub told: Vec<String>,
+    /// Accounts that could not go while somebody is logged in by them.
+    pub disabled: Vec<String>,
 }
 
 /// Whether edits made after the run are overwritten.
@@ -107,14 +115,49 @@ pub(super) fn made(records: &[Record]) -> Vec<Made> {
     list
 }
 
+/// Before an undo that failed is tried again: a lock that somebody holds, or a daemon that is starting, may let go.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
+
 /// Undoes what the journal holds.
 pub fn unwind(journal: &Journal<'_>, scope: Scope, machine: Machine, host: &dyn Host, sink: &mut dyn Sink) -> Remains {
     let mut remains = Remains::default();
-    for change in made(&journal.records()).iter().rev().filter(|change| !change.undone) {
+    once(journal, scope, machine, host, sink, &mut remains);
+    for pause in PAUSES.iter().filter(|_| scope == Scope::All) {
+        if remains.failures.is_empty() {
+            break;
+        }
+        std::thread::sleep(*pause);
+        remains.failures.clear();
+        once(journal, scope, machine, host, sink, &mut remains);
+    }
+    if scope == Scope::All && machine == Machine::Running {
+        let lost = last_resort::keep_a_door(&journal.records(), host);
+        remains.failures.extend(lost.inspect(|failure| sink.event(Event::Failed { failure: failure.clone() })));
+    }
+    remains
+}
+
+/// One pass over everything that is not undone yet.
+fn once(
+    journal: &Journal<'_>,
+    scope: Scope,
+    machine: Machine,
+    host: &dyn Host,
+    sink: &mut dyn Sink,
+    remains: &mut Remains,
+) {
+    let records = journal.records();
+    let list = made(&records);
+    let known = Known::of(&list);
+    for change in list.iter().rev().filter(|change| !change.undone) {
         if scope == Scope::Temporary && change.stage.is_some() {
             continue;
         }
-        let (failures, kept) = undo_change(change, machine, host);
+        for text in set_aside(change, &known, journal, host) {
+            sink.event(Event::Note { note: Note::warning(change.key.clone(), text.clone()) });
+            remains.told.push(text);
+        }
+        let (failures, kept) = undo_change(change, machine, host, &mut remains.disabled);
         let texts = failures.iter().map(Failure::line).collect();
         // A record that cannot be written must not stop the undo: a second rollback does the same again, harmlessly.
         let _ = journal.note(&Record::Undone { key: change.key.clone(), failures: texts });
@@ -127,19 +170,60 @@ pub fn unwind(journal: &Journal<'_>, scope: Scope, machine: Machine, host: &dyn 
         remains.failures.extend(failures);
         remains.kept.extend(kept);
     }
-    if scope == Scope::All && machine == Machine::Running {
-        let lost = last_resort::keep_a_door(&journal.records(), host);
-        remains.failures.extend(lost.inspect(|failure| sink.event(Event::Failed { failure: failure.clone() })));
-    }
-    remains
 }
 
-fn undo_change(change: &Made, machine: Machine, host: &dyn Host) -> (Vec<Failure>, Vec<String>) {
+/// What keyward itself left at each path of a run, or found there, by digest. Everything else is somebody else's edit.
+struct Known<'a>(BTreeMap<&'a AbsPath, Vec<String>>);
+
+impl<'a> Known<'a> {
+    fn of(list: &'a [Made]) -> Self {
+        let mut known: BTreeMap<&AbsPath, Vec<String>> = BTreeMap::new();
+        for undo in list.iter().flat_map(|change| &change.undos) {
+            if let Undo::Restore { path, image, left, .. } = undo {
+                let digests = known.entry(path).or_default();
+                digests.extend(left.clone());
+                if let Image::File { content, .. } = image {
+                    digests.push(step::digest(content));
+                }
+            }
+        }
+        Self(known)
+    }
+}
+
+/// Keeps what others wrote meanwhile into files that are about to be put back: the way in comes first, but their work is
+/// not lost. A copy that cannot be written stops nothing.
+fn set_aside(change: &Made, known: &Known<'_>, journal: &Journal<'_>, host: &dyn Host) -> Vec<String> {
+    let mut told = Vec::new();
+    for undo in &change.undos {
+        let Undo::Restore { path, actor, .. } = undo else { continue };
+        let Ok(Image::File { content, .. }) = host.capture(path, actor) else { continue };
+        if known.0.get(path).is_none_or(|digests| digests.contains(&step::digest(&content))) {
+            continue;
+        }
+        told.push(match journal.set_aside(&content) {
+            Ok(place) => format!("somebody else edited {path} meanwhile: their text is kept in {place}"),
+            Err(failure) => {
+                format!("somebody else edited {path} meanwhile, and their text could not be kept: {}", failure.line())
+            }
+        });
+    }
+    told.dedup();
+    told
+}
+
+fn undo_change(
+    change: &Made,
+    machine: Machine,
+    host: &dyn Host,
+    disabled: &mut Vec<String>,
+) -> (Vec<Failure>, Vec<String>) {
     let (mut failures, mut kept) = (Vec::new(), Vec::new());
     for undo in change.undos.iter().rev() {
         match step::take_back(undo, host) {
             Ok(TakenBack::Whole) => {}
             Ok(TakenBack::Kept(why)) => kept.push(why),
+            Ok(TakenBack::Disabled(why)) => disabled.push(why),
             Err(failure) => failures.push(failure),
         }
     }
@@ -155,7 +239,8 @@ pub fn rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Outcome {
     match try_rollback(request, sink) {
         Ok(outcome) => outcome,
         Err(failure) => {
-            let exit = Exit::from(failure.kind);
+            // Nothing was undone yet: what failed is the way there.
+            let exit = Exit::before_any_change(failure.kind);
             let verdict = format!("not rolled back: {}", failure.line());
             let next = failure.hint.clone();
             sink.event(Event::Failed { failure });
@@ -176,12 +261,13 @@ fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
     let list = made(&records);
     let closed = journal::is_over(&records);
     if list.iter().all(|change| change.undone) {
-        if !closed {
-            journal.close(
-                Exit::RolledBack,
-                "was cut off before it changed anything",
-                &jiff::Timestamp::now().to_string(),
-            )?;
+        let verdict = match (closed, journal::is_degraded(&records)) {
+            (false, _) => Some("was cut off before it changed anything"),
+            (true, true) => Some("rolled back; nothing of it is left to undo"),
+            (true, false) => None,
+        };
+        if let Some(verdict) = verdict {
+            journal.close(Exit::RolledBack, verdict, &jiff::Timestamp::now().to_string())?;
         }
         let nothing = Outcome {
             exit: Exit::AsAsked,
@@ -217,7 +303,10 @@ fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
 pub fn finish(journal: &Journal<'_>, remains: &Remains, done: &str, whole: Exit) -> Outcome {
     let run = journal.run().to_owned();
     let (exit, verdict, next) = match remains.failures.first() {
-        None => (whole, done.to_owned(), format!("keyward show {run}")),
+        None => {
+            let told = remains.told.iter().chain(&remains.disabled).map(|text| format!("; {text}")).collect::<String>();
+            (whole, format!("{done}{told}"), format!("keyward show {run}"))
+        }
         Some(first) => (
             Exit::RollbackIncomplete,
             format!("{done}, but {} could not be undone: {}", count(remains.failures.len(), "step"), first.line()),
@@ -275,7 +364,7 @@ pub(super) fn refuse_later_edits(list: &[Made], host: &dyn Host) -> Result<()> {
 }
 
 fn was_edited(
-    path: &crate::types::AbsPath,
+    path: &AbsPath,
     actor: &Actor,
     before: &Image,
     left: Option<&str>,

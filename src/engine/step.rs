@@ -6,9 +6,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::change::{Action, Change, Inverse, Step};
 use crate::error::{Failure, Result};
+use crate::facts;
 use crate::host::{Actor, Command, Host, Image, Node};
 use crate::journal::{Journal, Record, Undo};
 use crate::types::{AbsPath, Port};
+
+use super::live_account;
 
 /// Journals the change, then each step's undo before the step itself.
 ///
@@ -119,12 +122,17 @@ pub fn activate(action: &Action, host: &dyn Host) -> Result<()> {
 fn await_listeners(open: &[Port], closed: &[Port], deadline_ms: u64, host: &dyn Host) -> Result<()> {
     let end = Instant::now() + Duration::from_millis(deadline_ms);
     loop {
-        let ports: Vec<u16> = host.listeners()?.iter().map(|listener| listener.port).collect();
-        let missing = open.iter().find(|port| !ports.contains(&port.get()));
-        let lingering = closed.iter().find(|port| ports.contains(&port.get()));
+        let listeners = host.listeners()?;
+        let served = |port: &&Port| listeners.iter().any(|one| one.port == port.get() && facts::serves_ssh(one));
+        let missing = open.iter().find(|port| !served(port));
+        let lingering = closed.iter().find(|port| listeners.iter().any(|one| one.port == port.get()));
         let failure = match (missing, lingering) {
             (None, None) => return Ok(()),
-            (Some(port), _) => Failure::failed(format!("port {port}"), "nothing listens on it"),
+            (Some(port), _) => {
+                let other = listeners.iter().find(|one| one.port == port.get()).map(|one| one.programs.join(", "));
+                let what = other.map_or_else(|| "nothing listens on it".to_owned(), |name| format!("{name} has it, not sshd"));
+                Failure::failed(format!("port {port}"), what)
+            }
             (None, Some(port)) => Failure::failed(format!("port {port}"), "something still listens on it"),
         };
         if Instant::now() >= end {
@@ -140,6 +148,8 @@ pub enum TakenBack {
     Whole,
     /// Left in place on purpose; why.
     Kept(String),
+    /// An account was shut instead of removed; which and why.
+    Disabled(String),
 }
 
 /// Takes one step back.
@@ -149,7 +159,15 @@ pub enum TakenBack {
 pub fn take_back(undo: &Undo, host: &dyn Host) -> Result<TakenBack> {
     match undo {
         Undo::Restore { path, actor, image, .. } => return put_back(path, actor, image, host),
-        Undo::Account { edits } => drop(host.account(edits)?),
+        Undo::Account { edits } => {
+            let (edits, spared) = live_account::spared(edits, host);
+            host.account(&edits)?;
+            if let Some(name) = spared {
+                return Ok(TakenBack::Disabled(format!(
+                    "account {name} is shut but still there, since somebody is logged in by it; afterwards: userdel {name}"
+                )));
+            }
+        }
         Undo::Run { command, .. } => run(command, host)?,
         Undo::Irreversible { why } => return Ok(TakenBack::Kept(why.clone())),
         Undo::Nothing => {}

@@ -85,8 +85,13 @@ impl Ledger for FileLedger {
         let mut options = fs::OpenOptions::new();
         options.append(true).create(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
         let written = options.open(self.log.as_path()).and_then(|mut file| {
-            file.write_all(format!("{line}\n").as_bytes())?;
-            file.sync_data()
+            let before = file.metadata()?.len();
+            let written = file.write_all(format!("{line}\n").as_bytes()).and_then(|()| file.sync_data());
+            if written.is_err() {
+                // A torn line would end the chain for good.
+                file.set_len(before)?;
+            }
+            written
         });
         written.map_err(refused)?;
         let next = self.head.as_path().with_extension("next");
@@ -94,6 +99,7 @@ impl Ledger for FileLedger {
         options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
         let replaced = options.open(&next).and_then(|mut file| {
             file.write_all(head.as_bytes())?;
+            file.sync_data()?;
             fs::rename(&next, self.head.as_path())
         });
         replaced.map_err(refused)

@@ -70,6 +70,9 @@ pub trait Shelf {
     /// When it cannot be made durable; then it is not set by this call.
     fn settle(&self, run: &str, name: &str, text: &str) -> Result<Settled>;
 
+    /// Where that record stands, for the reader.
+    fn place(&self, run: &str, name: &str) -> String;
+
     /// The record `name` of a run, when it is set.
     ///
     /// # Errors
@@ -239,13 +242,15 @@ impl Shelf for DirShelf {
         options.append(true).custom_flags(nix::libc::O_NOFOLLOW);
         let written = options.open(&path).and_then(|mut file| {
             let before = file.metadata()?.len();
-            let written = file.write_all(format!("{line}\n").as_bytes());
+            let mut written = file.write_all(format!("{line}\n").as_bytes());
+            if durability == Durability::Synced {
+                written = written.and_then(|()| file.sync_data());
+            }
             if written.is_err() {
-                // A torn line must not glue itself to the next one.
+                // A line that is torn, or of which the caller believes that it is not there, must not stay.
                 file.set_len(before)?;
             }
-            written?;
-            if durability == Durability::Synced { file.sync_data() } else { Ok(()) }
+            written
         });
         written.map_err(|error| Failure::failed(path.display().to_string(), "cannot be written").why(error))
     }
@@ -316,6 +321,10 @@ impl Shelf for DirShelf {
         }
     }
 
+    fn place(&self, run: &str, name: &str) -> String {
+        self.dir.join(format!("{run}.{name}")).display().to_string()
+    }
+
     fn settled(&self, run: &str, name: &str) -> Result<Option<String>> {
         let path = self.record(run, name)?;
         match fs::read_to_string(&path) {
@@ -377,6 +386,10 @@ impl Shelf for MemoryShelf {
                 Ok(Settled::Won)
             }
         }
+    }
+
+    fn place(&self, run: &str, name: &str) -> String {
+        format!("{run}.{name}")
     }
 
     fn settled(&self, run: &str, name: &str) -> Result<Option<String>> {

@@ -97,6 +97,7 @@ fn undo(
     }
     let journal = Journal::reopen(shelf, run)?;
     if shelf.settled(run, END)?.as_deref() == Some(COMMITTED) {
+        let _ = audit::record(ledger, run, "committed", DIED_COMMITTED);
         return journal.close(Exit::AsAsked, DIED_COMMITTED, &now());
     }
     // The undo must not wait for a log that cannot be written.

@@ -113,6 +113,14 @@ impl SystemdKeeper {
         Ok((now - started).max(0.0) + (Duration::from_millis(left) + GRACE).as_secs_f64())
     }
 
+    /// Has systemd undo the run before its deadline: an agent that hangs in its own unit is ended first.
+    ///
+    /// # Errors
+    /// When systemd does not take the order.
+    pub fn undo_now(run: &str, host: &dyn Host) -> Result<()> {
+        must(host, &[SYSTEMCTL, "start", "--no-block", &Self::service(run)]).map(drop)
+    }
+
     fn prove(run: &str, host: &dyn Host) -> Result<()> {
         let timer = Self::timer(run);
         let shown = must(host, &[SYSTEMCTL, "show", &timer, "-p", "ActiveState", "-p", "NextElapseUSecMonotonic"])?;
@@ -164,11 +172,14 @@ fn recover_text(run: &str) -> String {
         "# keyward: undoes a run that a reboot cut off. Goes when the run ends.\n\
          [Unit]\nDescription=keyward: undo a run that was cut off by a reboot\nDefaultDependencies=no\n\
          RequiresMountsFor=/var/lib/keyward\nAfter=local-fs.target\n\
+         ConditionPathExists=!/run/systemd/system/{timer}\n\
          Before=network-pre.target ufw.service nftables.service firewalld.service ssh.service ssh.socket sshd.service\n\
          Conflicts=shutdown.target\nBefore=shutdown.target\n\n\
          [Service]\nType=oneshot\nExecStart=-{program} {VERB} recover\nTimeoutStartSec=120\n\n\
          [Install]\nWantedBy=multi-user.target\n",
-        program = program(run)
+        program = program(run),
+        // Gone with a reboot: while it stands, a change of the target or a start by hand is no boot.
+        timer = SystemdKeeper::timer(run)
     )
 }
 

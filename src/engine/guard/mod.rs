@@ -18,8 +18,10 @@ pub use standing::{Standing, standing};
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit;
 use crate::error::{Failure, Kind, Result};
 use crate::facts::{Facts, Init};
+use crate::host::ledger::Ledger;
 use crate::host::shelf::{Held, Shelf};
 use crate::host::{Actor, Host};
 use crate::journal::{self, Record};
@@ -105,9 +107,9 @@ pub fn pending(shelf: &dyn Shelf, wanted: Option<&str>) -> Result<Option<Pending
         return record(shelf, run, PENDING);
     }
     for run in shelf.runs()?.into_iter().rev() {
-        // A journal that cannot be read is not a run that waits.
+        // A journal that cannot be read does not say that its run is over.
         if shelf.settled(&run, END)?.is_none()
-            && !is_closed(shelf, &run).unwrap_or(true)
+            && !is_closed(shelf, &run).unwrap_or(false)
             && let Some(pending) = record::<Pending>(shelf, &run, PENDING)?
         {
             return Ok(Some(pending));
@@ -150,7 +152,7 @@ pub fn open_runs(shelf: &dyn Shelf) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// When a record cannot be read or written.
-pub fn close_committed(shelf: &dyn Shelf) -> Result<()> {
+pub fn close_committed(shelf: &dyn Shelf, ledger: &dyn Ledger) -> Result<()> {
     let open = open_runs(shelf)?;
     let committed = |run: &String| shelf.settled(run, END).is_ok_and(|end| end.as_deref() == Some(COMMITTED));
     if !open.iter().any(committed) {
@@ -159,6 +161,7 @@ pub fn close_committed(shelf: &dyn Shelf) -> Result<()> {
     let Ok(_held) = shelf.lock() else { return Ok(()) };
     for run in open.iter().filter(|run| committed(run) && !is_closed(shelf, run).unwrap_or(true)) {
         let journal = journal::Journal::reopen(shelf, run)?;
+        let _ = audit::record(ledger, run, "committed", expire::DIED_COMMITTED);
         journal.close(Exit::AsAsked, expire::DIED_COMMITTED, &jiff::Timestamp::now().to_string())?;
     }
     Ok(())

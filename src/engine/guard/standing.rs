@@ -109,7 +109,7 @@ mod tests {
             shelf.settle(run, END, end).unwrap();
         }
         assert!(crate::engine::refuse_unfinished(&shelf).unwrap_err().hint.contains("r1"));
-        super::super::close_committed(&shelf).unwrap();
+        super::super::close_committed(&shelf, &crate::host::ledger::MemoryLedger::default()).unwrap();
         assert_eq!(super::super::open_runs(&shelf).unwrap(), ["r2"]);
         assert_eq!(super::super::ending(&shelf, "r1").unwrap().unwrap().0, crate::outcome::Exit::AsAsked);
     }

@@ -221,7 +221,7 @@ impl Job<'_> {
             return None;
         }
         let summary = format!("reload sshd, which does not listen on port {port} yet");
-        let mut change = Change::new(Sshd::NAME, "sshd:reload", summary, Stage::Additive, Risk::Service);
+        let mut change = Change::new(Sshd::NAME, "sshd:reload", summary, Stage::Additive, Risk::Access);
         change.differences.push(Difference::new("ssh.port", port.to_string(), "configured, not listening"));
         change.activation.forward = self.reload(&[port.get()], &[]);
         change.activation.backward = self.reload(&[], &[]);
