@@ -88,14 +88,16 @@ impl Doors {
         if !probe.has_program(SSHD) {
             return Ok(None);
         }
-        let serves = |name: &String| name.starts_with("sshd") || name == "systemd" || name == "init";
-        let found = probe.listeners()?.into_iter().filter(|listener| listener.programs.iter().any(serves));
-        let listening: Vec<u16> = found.map(|listener| listener.port).collect();
+        let all = probe.listeners()?;
+        let listening =
+            |port: &u16| all.iter().any(|one| one.port == *port && !one.programs.is_empty() && serves_ssh(one));
         let Some(output) = ask_sshd(probe, &["-T"]).ok().filter(Output::ok) else { return Ok(None) };
         let effective = Effective::parse(&output.stdout);
+        // Wherever it is said: in its files, by its socket, or on its command line.
         let mut ports = effective.ports();
-        ports.extend(listening.iter().copied().filter(|port| *port == 22));
-        ports.retain(|port| listening.contains(port));
+        ports.extend(ssh_ports(&Facts::gather(probe)?, probe, &all)?);
+        ports.push(22);
+        ports.retain(listening);
         ports.sort_unstable();
         ports.dedup();
         let yes = |keyword| effective.is(keyword, "yes");

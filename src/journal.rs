@@ -201,6 +201,35 @@ impl<'a> Journal<'a> {
         Ok(Self { shelf, run: run.to_owned(), written: RefCell::new(records) })
     }
 
+    /// Opens the journal of an earlier run for its undo, whatever became of it: a line that does not match ends what can
+    /// be known, and what stands before it is undone all the same. Gives back what is wrong, too; the damaged text is
+    /// kept beside the journal.
+    ///
+    /// # Errors
+    /// As [`Journal::reopen`], when not even its beginning can be read.
+    pub fn salvage(shelf: &'a dyn Shelf, run: &str) -> Result<(Self, Option<Failure>)> {
+        let damage = match Self::reopen(shelf, run) {
+            Ok(journal) => return Ok((journal, None)),
+            Err(failure) => failure,
+        };
+        let text = shelf.read(run)?.unwrap_or_default();
+        let parsed = text.split_inclusive('\n').enumerate();
+        let whole = parsed.map_while(|(at, raw)| parse(u64::try_from(at).unwrap_or(u64::MAX), raw));
+        let records: Vec<Record> = whole.collect();
+        if !matches!(records.first(), Some(Record::Begin { version: VERSION, .. })) {
+            return Err(damage);
+        }
+        // Where the disk takes neither, the undo still goes by what was read.
+        let _ = shelf.settle(run, "damaged", &text);
+        let mut good = String::new();
+        for (at, record) in records.iter().enumerate() {
+            good.push_str(&line(u64::try_from(at).unwrap_or(u64::MAX), record)?);
+            good.push('\n');
+        }
+        let _ = shelf.replace(run, &good);
+        Ok((Self { shelf, run: run.to_owned(), written: RefCell::new(records) }, Some(damage)))
+    }
+
     /// The run's id.
     pub fn run(&self) -> &str {
         &self.run
@@ -402,6 +431,24 @@ mod tests {
             promises: Vec::new(),
             met: Vec::new(),
         }
+    }
+
+    #[test]
+    fn secrets_stay_as_long_as_an_undo_may_need_them() {
+        let shelf = MemoryShelf::default();
+        let journal = Journal::begin(&shelf, "r1", "now", &plan()).unwrap();
+        let (db, key, value) = (Database::Shadow, "root".to_owned(), "$y$secret".to_owned());
+        let undo = Undo::Account { edits: vec![AccountEdit::Field { db, key, index: 1, value }] };
+        journal.write(&Record::Intent { key: "root".into(), step: 0, undo }).unwrap();
+        let holds = || shelf.read("r1").unwrap().unwrap().contains("$y$secret");
+        journal.close(Exit::RollbackIncomplete, "", "now").unwrap();
+        forget_secrets(&shelf).unwrap();
+        assert!(holds() && is_degraded(&read(&shelf, "r1").unwrap()), "the rest is still to be undone");
+        // A kill came between the last record and the new text.
+        journal.write(&Record::Closed { exit: Exit::RolledBack, verdict: String::new(), at: "now".into() }).unwrap();
+        assert!(holds());
+        forget_secrets(&shelf).unwrap();
+        assert!(!holds());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `keyward confirm [RUN]`: keeps a pending run. Counts only from a login that could not have been without the new
 //! door: a planned administrator, by a method that stays allowed, through a port that stays open, after it opened.
 
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use crate::change::{Plan, Promise};
@@ -127,7 +128,7 @@ fn judge(session: Option<&Session>, plan: &Plan, opened_ms: Option<u64>) -> Resu
             .why(format!("port {}", session.port))
             .hint(how));
     }
-    if session.from.is_some_and(|from| from.is_loopback()) {
+    if session.from.is_some_and(is_here) {
         return Err(refused("this login came from the host itself, so it proves nothing about the network").hint(how));
     }
     // The session's start has a grain of 10 ms; an equal moment is too early.
@@ -145,6 +146,11 @@ fn judge(session: Option<&Session>, plan: &Plan, opened_ms: Option<u64>) -> Resu
         }
         _ => {}
     }
+    if taken.is_none() && session.user != "root" && !session.by_sudo {
+        return Err(refused("this command does not run by sudo, so it does not show that sudo works")
+            .why(&session.user)
+            .hint(how));
+    }
     let closes_passwords = plan.promises.contains(&Promise::PasswordsRefused);
     match session.method.as_deref() {
         Some("publickey") => {}
@@ -161,6 +167,12 @@ fn judge(session: Option<&Session>, plan: &Plan, opened_ms: Option<u64>) -> Resu
     }
     let method = session.method.as_deref().unwrap_or("an unknown method");
     Ok(format!("L4: {} by {method} through port {}", session.user, session.port))
+}
+
+/// True for an address of this host: a connection from one passes neither its firewall nor the network. Only those can be
+/// bound to (ip(7)).
+fn is_here(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
 }
 
 fn list(ports: &[u16]) -> String {
@@ -211,6 +223,7 @@ mod tests {
             began_ms: 2000,
             method: Some("publickey".into()),
             from: "198.51.100.9".parse().ok(),
+            by_sudo: true,
         }
     }
 
@@ -237,6 +250,8 @@ mod tests {
         assert!(judge(session(), Some(2000)).is_err(), "not newer than the door");
         assert!(judge(session(), None).is_err(), "no door yet");
         assert!(judge(Session { from: "127.0.0.1".parse().ok(), ..session() }, Some(1000)).is_err());
+        assert!(judge(Session { from: "127.8.9.1".parse().ok(), ..session() }, Some(1000)).is_err(), "of this host");
+        assert!(judge(Session { by_sudo: false, ..session() }, Some(1000)).is_err(), "root by su");
         assert!(judge(Session { port: 22, ..session() }, Some(1000)).is_err());
         assert!(judge(Session { user: "root".into(), ..session() }, Some(1000)).is_err());
         assert!(judge(Session { method: Some("password".into()), ..session() }, Some(1000)).is_err());

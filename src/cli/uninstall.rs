@@ -51,7 +51,11 @@ pub fn run(args: &UninstallArgs, sink: &mut dyn Sink) -> Result<Ending> {
     super::motd::forget();
     drop(held);
     if let Err(failure) = removed {
-        return Ok(Ending::new(Exit::RollbackIncomplete, format!("only in part: {}", failure.line()), "keyward uninstall"));
+        return Ok(Ending::new(
+            Exit::RollbackIncomplete,
+            format!("only in part: {}", failure.line()),
+            "keyward uninstall",
+        ));
     }
     Ok(Ending::new(Exit::AsAsked, format!("keyward's state is gone; only {} is left", state::AUDIT), ""))
 }

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::formats::accounts::Records;
 use crate::host::{AccountEdit, Actor, Database, Probe};
 use crate::types::{AbsPath, Word as _};
 
@@ -30,8 +29,8 @@ pub fn spared(edits: &[AccountEdit], probe: &dyn Probe) -> (Vec<AccountEdit>, Op
 
 fn uid_of(name: &str, probe: &dyn Probe) -> Option<u32> {
     let passwd = probe.read(&Database::Passwd.path(), &Actor::Root).ok()??;
-    let records = Records::parse(&passwd);
-    let line = String::from_utf8_lossy(records.line(name)?).into_owned();
+    let text = String::from_utf8_lossy(&passwd).into_owned();
+    let line = text.lines().find(|line| line.split(':').next() == Some(name))?;
     line.split(':').nth(2)?.parse().ok()
 }
 

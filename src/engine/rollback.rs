@@ -256,7 +256,7 @@ fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
         Some(run) => run.to_owned(),
         None => newest(shelf)?,
     };
-    let journal = Journal::reopen(shelf, &run)?;
+    let (journal, damage) = Journal::salvage(shelf, &run)?;
     let records = journal.records();
     let list = made(&records);
     let closed = journal::is_over(&records);
@@ -293,7 +293,8 @@ fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
         told?;
     }
     sink.event(Event::RollingBack { reason });
-    let remains = unwind(&journal, Scope::All, machine, host, sink);
+    let mut remains = unwind(&journal, Scope::All, machine, host, sink);
+    remains.failures.extend(damage);
     let outcome = finish(&journal, &remains, &format!("rolled back run {run}"), Exit::AsAsked);
     let _ = audit::record(audit, &run, "rolled_back", &outcome.verdict);
     Ok(outcome)
@@ -363,13 +364,7 @@ pub(super) fn refuse_later_edits(list: &[Made], host: &dyn Host) -> Result<()> {
         .hint("look at them; to overwrite them: keyward rollback --force RUN"))
 }
 
-fn was_edited(
-    path: &AbsPath,
-    actor: &Actor,
-    before: &Image,
-    left: Option<&str>,
-    host: &dyn Host,
-) -> Result<bool> {
+fn was_edited(path: &AbsPath, actor: &Actor, before: &Image, left: Option<&str>, host: &dyn Host) -> Result<bool> {
     let now = host.capture(path, actor)?;
     let as_left = match (&now, left) {
         (Image::File { content, .. }, Some(left)) => step::digest(content) == left,

@@ -130,7 +130,8 @@ fn await_listeners(open: &[Port], closed: &[Port], deadline_ms: u64, host: &dyn 
             (None, None) => return Ok(()),
             (Some(port), _) => {
                 let other = listeners.iter().find(|one| one.port == port.get()).map(|one| one.programs.join(", "));
-                let what = other.map_or_else(|| "nothing listens on it".to_owned(), |name| format!("{name} has it, not sshd"));
+                let what =
+                    other.map_or_else(|| "nothing listens on it".to_owned(), |name| format!("{name} has it, not sshd"));
                 Failure::failed(format!("port {port}"), what)
             }
             (None, Some(port)) => Failure::failed(format!("port {port}"), "something still listens on it"),

@@ -17,6 +17,7 @@ pub use user::{AS_USER_ARG, as_user_main};
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -145,23 +146,21 @@ fn named(pid: i32) -> String {
 }
 
 /// Opens a regular file for reading the way daemons do, following links but never blocking; `None` when it is not there.
+/// What is looked at is what is read: a user who swaps it in between gets nothing else opened, and opening some devices
+/// acts on them.
 fn open_followed(path: &AbsPath) -> Result<Option<File>> {
-    let kind = |meta: &std::fs::Metadata| {
-        if meta.is_file() { Ok(()) } else { Err(rules::no_file(path)) }
-    };
-    match std::fs::metadata(path.as_path()) {
-        // Opening some devices acts on them, so that is looked at first.
-        Ok(meta) => kind(&meta)?,
+    let looked = |error: &std::io::Error| io_fault(Kind::Unknown, path, "cannot be looked at", error);
+    let found = match File::options().read(true).custom_flags(libc::O_PATH).open(path.as_path()) {
+        Ok(found) => found,
         Err(error) if absent(&error) => return Ok(None),
-        Err(error) => return Err(io_fault(Kind::Unknown, path, "cannot be looked at", &error)),
+        Err(error) => return Err(looked(&error)),
+    };
+    if !found.metadata().map_err(|error| looked(&error))?.is_file() {
+        return Err(rules::no_file(path));
     }
-    match File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path.as_path()) {
-        Ok(file) => {
-            let meta = file.metadata().map_err(|error| io_fault(Kind::Unknown, path, "cannot be looked at", &error))?;
-            kind(&meta)?;
-            Ok(Some(file))
-        }
-        Err(error) if absent(&error) => Ok(None),
+    let held = format!("/proc/self/fd/{}", found.as_raw_fd());
+    match File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(held) {
+        Ok(file) => Ok(Some(file)),
         Err(error) => Err(io_fault(Kind::Unknown, path, "cannot be read", &error)),
     }
 }

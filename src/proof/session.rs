@@ -24,6 +24,8 @@ pub struct Session {
     pub method: Option<String>,
     /// Where it came from, by the same log.
     pub from: Option<IpAddr>,
+    /// True when sudo stands between the session and the process that asks.
+    pub by_sudo: bool,
 }
 
 /// Names under which sshd serves a session: `sshd` to 9.7, `sshd-session` since 9.8.
@@ -35,6 +37,7 @@ const SERVERS: [&str; 2] = ["sshd", "sshd-session"];
 /// When /proc cannot be read.
 pub fn around(pid: u32, probe: &dyn Probe) -> Result<Option<Session>> {
     let mut at = pid;
+    let mut by_sudo = false;
     // The chain of ancestors is short; a bound keeps a lying /proc from holding us.
     for _ in 0..64 {
         let Some(status) = proc_text(probe, at, "status")? else { return Ok(None) };
@@ -42,8 +45,9 @@ pub fn around(pid: u32, probe: &dyn Probe) -> Result<Option<Session>> {
         if SERVERS.contains(&name.as_str())
             && let Some(session) = serving(at, probe)?
         {
-            return Ok(Some(session));
+            return Ok(Some(Session { by_sudo, ..session }));
         }
+        by_sudo |= name == "sudo";
         match field(&status, "PPid").and_then(|parent| parent.parse().ok()) {
             Some(parent) if parent > 1 => at = parent,
             _ => return Ok(None),
@@ -71,7 +75,7 @@ fn serving(pid: u32, probe: &dyn Probe) -> Result<Option<Session>> {
     };
     let from = accepted.as_ref().map(|accepted| accepted.peer.ip());
     let method = accepted.map(|accepted| accepted.method);
-    Ok(port.map(|port| Session { pid, user, port, began_ms, method, from }))
+    Ok(port.map(|port| Session { pid, user, port, began_ms, method, from, by_sudo: false }))
 }
 
 fn proc_path(pid: u32, name: &str) -> Option<AbsPath> {

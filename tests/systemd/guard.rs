@@ -171,6 +171,25 @@ fn somebody_cancels() {
     pending.rolled_back("cancelled");
 }
 
+/// The account of a session that cancels is shut, since its processes go on; the operator's own ways are as before.
+#[test]
+fn an_account_in_use_is_shut_and_not_removed() {
+    let test = "an_account_in_use_is_shut_and_not_removed";
+    let Some(pending) = Pending::begin(test, "bookworm", "300s") else { return };
+    let machine = &pending.machine;
+    let reply = machine.run_as("deploy", 2222, "sudo keyward cancel");
+    let said = format!("{}{}", reply.stdout, reply.text);
+    assert!(said.contains("account deploy is shut but still there"), "{said}");
+    pending.until("over", || machine.keyward(&["status"]).code == 0 && !pending.guarded());
+    let shadow = machine.sh("getent shadow deploy").ok().stdout;
+    assert_eq!(shadow.trim().split(':').nth(7), Some("1"), "{shadow}");
+    assert!(!machine.sh("id -nG deploy").ok().stdout.contains("sudo"));
+    assert!(!machine.login("deploy", 22).ok);
+    assert_eq!(machine.login("root", 22).stage, Stage::Auth);
+    let history = machine.keyward(&["history"]).ok();
+    assert!(history.stdout.contains("userdel deploy"), "{}", history.stdout);
+}
+
 #[test]
 fn a_killed_run_is_rolled_back_by_hand() {
     let Some(pending) = Pending::begin("a_killed_run_is_rolled_back_by_hand", "bookworm", "300s") else { return };

@@ -33,7 +33,8 @@ pub fn expire(host: &dyn Host, shelf: &dyn Shelf, ledger: &dyn Ledger, run: &str
         return Err(Failure::input(format!("run {run}"), "was never armed"));
     };
     let because = loop {
-        if is_closed(shelf, run)? {
+        // A journal that is damaged does not say that its run is over.
+        if is_closed(shelf, run).unwrap_or(false) {
             return Ok(());
         }
         let left = pending.deadline.left_ms(&Now::read(host)?);
@@ -56,14 +57,8 @@ pub fn expire(host: &dyn Host, shelf: &dyn Shelf, ledger: &dyn Ledger, run: &str
 pub fn recover(host: &dyn Host, shelf: &dyn Shelf, ledger: &dyn Ledger, sink: &mut dyn Sink) -> Result<usize> {
     let (mut undone, mut failed) = (0, None);
     for run in shelf.runs()?.into_iter().rev() {
-        match is_closed(shelf, &run) {
-            Ok(true) => continue,
-            Ok(false) => {}
-            // One unreadable journal must not stand in the way of undoing the others.
-            Err(failure) => {
-                failed = Some(failure);
-                continue;
-            }
+        if is_closed(shelf, &run).unwrap_or(false) {
+            continue;
         }
         match undo(host, shelf, ledger, &run, "the machine rebooted before the run was over", Machine::Down, sink) {
             Ok(()) => undone += 1,
@@ -92,10 +87,10 @@ fn undo(
         Some(held) => held,
         None => wait_for_lock(shelf, LET_GO, agent.and_then(|pending| pending.agent), host)?,
     };
-    if is_closed(shelf, run)? {
+    if is_closed(shelf, run).unwrap_or(false) {
         return Ok(());
     }
-    let journal = Journal::reopen(shelf, run)?;
+    let (journal, damage) = Journal::salvage(shelf, run)?;
     if shelf.settled(run, END)?.as_deref() == Some(COMMITTED) {
         let _ = audit::record(ledger, run, "committed", DIED_COMMITTED);
         return journal.close(Exit::AsAsked, DIED_COMMITTED, &now());
@@ -103,7 +98,8 @@ fn undo(
     // The undo must not wait for a log that cannot be written.
     let _ = audit::record(ledger, run, "rolling_back", because);
     let _ = journal.write(&Record::RollingBack { reason: because.to_owned() });
-    let remains = rollback::unwind(&journal, Scope::All, machine, host, sink);
+    let mut remains = rollback::unwind(&journal, Scope::All, machine, host, sink);
+    remains.failures.extend(damage);
     let outcome = rollback::finish(&journal, &remains, &format!("rolled back: {because}"), Exit::RolledBack);
     let _ = audit::record(ledger, run, "rolled_back", &outcome.verdict);
     match remains.failures.len() {
@@ -137,4 +133,45 @@ fn wait_for_lock(
 
 fn now() -> String {
     jiff::Timestamp::now().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Plan, Stage};
+    use crate::host::memory::{MemoryHost, World};
+    use crate::host::shelf::MemoryShelf;
+    use crate::host::{Actor, Image, Node, Owner, Probe as _};
+    use crate::journal::{self, Undo};
+    use crate::types::AbsPath;
+
+    #[test]
+    fn what_stands_before_a_damaged_line_is_undone() {
+        let plan = serde_json::json!({"version": 1, "host": "", "playbook": "", "playbook_digest": "",
+            "observation_digest": "", "changes": [], "notes": [], "deferred": [], "promises": [], "met": []});
+        let plan: Plan = serde_json::from_value(plan).unwrap();
+        let (shelf, host) = (MemoryShelf::default(), MemoryHost::new(World::default()));
+        let journal = Journal::begin(&shelf, "r1", "now", &plan).unwrap();
+        let (path, key) = (AbsPath::fixed("/new"), "a:b:c".to_owned());
+        let (forward, backward) = (Vec::new(), Vec::new());
+        let summary = String::new();
+        journal
+            .write(&Record::Change { key: key.clone(), summary, stage: Some(Stage::Additive), forward, backward })
+            .unwrap();
+        let undo = Undo::Restore { path: path.clone(), actor: Actor::Root, image: Image::Absent, left: None };
+        journal.write(&Record::Intent { key: key.clone(), step: 0, undo }).unwrap();
+        host.put(&path, &Actor::Root, &Node::File { content: b"x".to_vec(), mode: 0o644, owner: Owner::Actor })
+            .unwrap();
+        journal.write(&Record::Done { key: key.clone() }).unwrap();
+        journal.write(&Record::Done { key }).unwrap();
+        let text = shelf.read("r1").unwrap().unwrap();
+        let damaged: Vec<&str> = text.lines().enumerate().map(|(at, line)| if at == 3 { "{}" } else { line }).collect();
+        shelf.replace("r1", &format!("{}\n", damaged.join("\n"))).unwrap();
+
+        let ledger = crate::host::ledger::MemoryLedger::default();
+        assert!(recover(&host, &shelf, &ledger, &mut Vec::new()).is_err(), "it says that something is wrong");
+        assert_eq!(host.meta(&path, &Actor::Root).unwrap(), None, "undone");
+        assert!(journal::is_degraded(&journal::read(&shelf, "r1").unwrap()));
+        assert!(shelf.settled("r1", "damaged").unwrap().is_some());
+    }
 }
