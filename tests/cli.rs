@@ -556,3 +556,19 @@ fn keyward_tree(tree: &Path) -> String {
         .stdin(Stdio::null());
     finish(find, b"").ok().stdout
 }
+
+/// A host without sshd is asked nothing about SSH, and its accounts and sudo are set up all the same.
+#[test]
+fn accounts_and_sudo_need_no_sshd() {
+    let Some(bed) = Bed::new("accounts_and_sudo_need_no_sshd", "bookworm") else { return };
+    bed.sh("pkill -x sshd; rm /usr/sbin/sshd; mkdir -p /root/play").ok();
+    let job = "version: 1\nusers:\n  - name: ops\n    groups: [ sudo ]\n    password: locked\n    sudo: { nopasswd: true }\n";
+    bed.plant("/root/play/ops.yml", job.as_bytes(), 0o644, (0, 0));
+    assert_eq!(bed.keyward(&["plan", "/root/play/ops.yml"]).code, 2);
+    let applied = bed.keyward(&["apply", "--yes", "--without-boot-guard", "--confirm-within", "2s", "/root/play/ops.yml"]);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    assert!(bed.sh("sudo -l -U ops").ok().stdout.contains("NOPASSWD: ALL"));
+    assert_eq!(bed.keyward(&["plan", "/root/play/ops.yml"]).code, 0);
+    bed.keyward(&["rollback", "--yes"]).ok();
+    assert_ne!(bed.sh("getent passwd ops").code, 0);
+}

@@ -238,7 +238,7 @@ pub struct RollbackArgs {
 pub struct ConfirmArgs {
     /// The run; the pending one when left out
     pub run: Option<String>,
-    /// The nonce that was shown when the run was armed
+    /// The nonce of the run, as keyward status shows it
     #[arg(long)]
     pub nonce: Option<String>,
 }

@@ -36,8 +36,14 @@ pub fn run(args: &CancelArgs) -> Result<Ending> {
     super::motd::ended(&shelf, run);
     // Whoever undid it: the guard goes. Doing so twice is harmless.
     let keeper = guard::keeper_of(&Facts::gather(&host)?);
-    undone.and(guard::disarm(&host, &shelf, run, keeper))?;
-    match guard::ending(&shelf, run)? {
+    let disarmed = guard::disarm(&host, &shelf, run, keeper);
+    let end = guard::ending(&shelf, run)?;
+    // What could not be undone is told by how the run ended.
+    if end.is_none() {
+        undone?;
+    }
+    disarmed?;
+    match end {
         Some((Exit::RolledBack, verdict)) => Ok(Ending::new(Exit::AsAsked, verdict, format!("keyward show {run}"))),
         Some((exit, verdict)) => Ok(Ending::new(exit, verdict, format!("keyward show {run}"))),
         None => Ok(Ending::new(Exit::Pending, format!("run {run} is still being undone"), "keyward status")),

@@ -52,8 +52,8 @@ const CASES: [(&str, Held); 50] = [
     (
         "A before-image does not match its checksum",
         Partly(
-            &["src/journal.rs::a_torn_tail_is_ignored_and_a_broken_middle_is_not"],
-            "an sshd of last resort is started only when none listens",
+            &["src/engine/guard/expire.rs::what_stands_before_a_damaged_line_is_undone"],
+            "what a damaged line held is not undone, which is said; an sshd of last resort is started when none listens",
         ),
     ),
     ("The SSH connection is reset, or its terminal closed, in the middle", By(&[CALLER])),
@@ -159,7 +159,7 @@ const CASES: [(&str, Held); 50] = [
     ),
     (
         "The socket reached its start or trigger limit",
-        NotYet("the limits of a container's ssh.socket are never reached"),
+        By(&["tests/systemd/guard.rs::a_socket_at_its_start_limit_is_undone_all_the_same"]),
     ),
     (
         "The socket generator is missing or crashes",

@@ -164,6 +164,20 @@ fn the_power_is_cut_where_a_socket_holds_the_port() {
     assert!(pending.machine.sh("cat /run/motd.d/keyward").stdout.contains("the machine rebooted"));
 }
 
+/// So many starts that systemd refuses more: the undo lets it start again.
+#[test]
+fn a_socket_at_its_start_limit_is_undone_all_the_same() {
+    let test = "a_socket_at_its_start_limit_is_undone_all_the_same";
+    let Some(pending) = Pending::begin_on(test, "300s", Machine::start("trixie", Mode::Socket)) else { return };
+    let machine = &pending.machine;
+    let limit = "d=/run/systemd/system/ssh.service.d; mkdir -p $d; printf '[Unit]\\nStartLimitIntervalSec=600\\n' >$d/limit.conf; \
+         systemctl daemon-reload; for turn in 1 2 3 4 5 6 7 8; do systemctl stop ssh.service; systemctl start ssh.service; done";
+    machine.sh(limit);
+    assert_eq!(machine.sh("systemctl is-failed ssh.service").stdout.trim(), "failed", "the limit is reached");
+    machine.keyward(&["cancel"]).ok();
+    pending.rolled_back("cancelled by the operator");
+}
+
 #[test]
 fn somebody_cancels() {
     let Some(pending) = Pending::begin("somebody_cancels", "bookworm", "300s") else { return };

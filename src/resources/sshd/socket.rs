@@ -31,12 +31,15 @@ pub fn text(socket: &Socket, ports: &[u16]) -> String {
 }
 
 /// Makes systemd listen as the unit says. A socket unit cannot be started while its service runs, so the service
-/// goes first; its sessions live on (KillMode=process) and the next connection starts it again.
+/// goes first; its sessions live on (KillMode=process) and the next connection starts it again. Each of those starts
+/// counts towards systemd's limit, at which the socket would fail: the count begins anew.
 pub fn restart(socket: &Socket) -> Vec<Action> {
     let mut actions = vec![Action::Run(Command::new([SYSTEMCTL, "daemon-reload"]))];
     if !socket.accept {
         actions.push(Action::Run(Command::new([SYSTEMCTL, "stop", "ssh.service"])));
+        actions.push(Action::Run(Command::new([SYSTEMCTL, "reset-failed", "ssh.service"])));
     }
+    actions.push(Action::Run(Command::new([SYSTEMCTL, "reset-failed", "ssh.socket"])));
     actions.push(Action::Run(Command::new([SYSTEMCTL, "restart", "ssh.socket"])));
     actions
 }
@@ -47,7 +50,7 @@ pub fn renew(socket: &Socket) -> Vec<Action> {
     if socket.accept {
         return Vec::new();
     }
-    vec![Action::Run(Command::new([SYSTEMCTL, "stop", "ssh.service"]))]
+    ["stop", "reset-failed"].map(|verb| Action::Run(Command::new([SYSTEMCTL, verb, "ssh.service"]))).into()
 }
 
 #[cfg(test)]
