@@ -562,10 +562,11 @@ fn keyward_tree(tree: &Path) -> String {
 fn accounts_and_sudo_need_no_sshd() {
     let Some(bed) = Bed::new("accounts_and_sudo_need_no_sshd", "bookworm") else { return };
     bed.sh("pkill -x sshd; rm /usr/sbin/sshd; mkdir -p /root/play").ok();
-    let job = "version: 1\nusers:\n  - name: ops\n    groups: [ sudo ]\n    password: locked\n    sudo: { nopasswd: true }\n";
+    let job =
+        "version: 1\nusers:\n  - name: ops\n    groups: [ sudo ]\n    password: locked\n    sudo: { nopasswd: true }\n";
     bed.plant("/root/play/ops.yml", job.as_bytes(), 0o644, (0, 0));
     assert_eq!(bed.keyward(&["plan", "/root/play/ops.yml"]).code, 2);
-    let applied = bed.keyward(&["apply", "--yes", "--without-boot-guard", "--confirm-within", "2s", "/root/play/ops.yml"]);
+    let applied = bed.keyward(&["apply", "--yes", "/root/play/ops.yml"]);
     assert_eq!(applied.code, 0, "{applied:?}");
     assert!(bed.sh("sudo -l -U ops").ok().stdout.contains("NOPASSWD: ALL"));
     assert_eq!(bed.keyward(&["plan", "/root/play/ops.yml"]).code, 0);

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use crate::change::{Plan, Risk};
+use crate::change::{Plan, Promise, Risk};
 use crate::engine::guard::{LiveGuard, Terms, Wanted, keeper_of};
 use crate::engine::{self, About, Apply, Prove};
 use crate::error::{Failure, Result};
-use crate::facts::{Facts, Init};
+use crate::facts::{Facts, Init, SshdMode};
 use crate::host::real::RealHost;
 use crate::resource::{AccessCheck, Task, Unguarded};
 
@@ -69,7 +69,7 @@ impl Live<'_> {
     /// Everything that stops it before the first change.
     pub fn run(self, terminal: &mut Terminal) -> Result<Ending> {
         let risky = self.plan.risk() == Risk::Access || !self.plan.deferred.is_empty();
-        let guarded = risky && !self.args.i_accept_that_this_host_may_lock_me_out;
+        let guarded = risky && self.has_door() && !self.args.i_accept_that_this_host_may_lock_me_out;
         if guarded {
             self.may_wait()?;
         }
@@ -125,6 +125,14 @@ impl Live<'_> {
             motd::ended(&shelf, run);
         }
         Ok(Ending::from(outcome))
+    }
+
+    /// True when there is, or will be, a way in over SSH. Without one whoever runs this sits at the console, and nobody
+    /// could confirm through a door.
+    fn has_door(&self) -> bool {
+        let none = matches!(self.facts.sshd_mode, SshdMode::Missing | SshdMode::Stopped);
+        let opens = |promise: &Promise| matches!(promise, Promise::SshPort { .. } | Promise::Admin { .. });
+        !none || !self.plan.deferred.is_empty() || self.plan.promises.iter().any(opens)
     }
 
     /// Whether there is somebody who could confirm, and somebody who would undo.

@@ -11,20 +11,20 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Field of shadow(5) with the day on which the account ends, and one long ago.
 const EXPIRES: (usize, &str) = (7, "1");
 
-/// The edits that take an account back, less the removal of one that somebody is logged in by; and its name then.
-pub fn spared(edits: &[AccountEdit], probe: &dyn Probe) -> (Vec<AccountEdit>, Option<String>) {
+/// The edits that take an account back, less the removal of one that somebody is logged in by; and then its name, and the
+/// process that shows it.
+pub fn spared(edits: &[AccountEdit], probe: &dyn Probe) -> (Vec<AccountEdit>, Option<(String, String)>) {
     let removed = edits.iter().find_map(|edit| match edit {
         AccountEdit::Remove { db: Database::Passwd, key } => Some(key.clone()),
         _ => None,
     });
-    let Some(name) = removed.filter(|name| uid_of(name, probe).is_some_and(|uid| stays(uid, probe))) else {
-        return (edits.to_vec(), None);
-    };
+    let stays = |name: String| uid_of(&name, probe).and_then(|uid| stays(uid, probe)).map(|process| (name, process));
+    let Some((name, process)) = removed.and_then(stays) else { return (edits.to_vec(), None) };
     let entry = |edit: &&AccountEdit| !matches!(edit, AccountEdit::Remove { key, .. } if *key == name);
     let mut spared: Vec<AccountEdit> = edits.iter().filter(entry).cloned().collect();
     let (index, value) = EXPIRES;
     spared.push(AccountEdit::Field { db: Database::Shadow, key: name.clone(), index, value: value.to_owned() });
-    (spared, Some(name))
+    (spared, Some((name, process)))
 }
 
 fn uid_of(name: &str, probe: &dyn Probe) -> Option<u32> {
@@ -34,50 +34,110 @@ fn uid_of(name: &str, probe: &dyn Probe) -> Option<u32> {
     line.split(':').nth(2)?.parse().ok()
 }
 
-/// True when somebody is logged in, and still is a moment later.
-fn stays(uid: u32, probe: &dyn Probe) -> bool {
+/// The process of somebody who is logged in, and still is a moment later.
+fn stays(uid: u32, probe: &dyn Probe) -> Option<String> {
     let end = Instant::now() + LINGER;
-    while logged_in(uid, probe) {
+    loop {
+        let process = logged_in(uid, probe)?;
         if Instant::now() >= end {
-            return true;
+            return Some(process);
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    false
 }
 
-/// A process of this account that serves an SSH session, or has a terminal. What a service manager started for it goes by
-/// itself.
-fn logged_in(uid: u32, probe: &dyn Probe) -> bool {
+/// A process of this account that has a terminal, or serves an SSH session. Not counted is what goes by itself: what a
+/// service manager started for the account, and a session without a terminal in which keyward itself was called, such as
+/// the one that confirmed.
+fn logged_in(uid: u32, probe: &dyn Probe) -> Option<String> {
     let names = probe.list(&AbsPath::fixed("/proc"), &Actor::Root).ok().flatten().unwrap_or_default();
-    let processes = names.iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-    processes.filter_map(|pid| AbsPath::parse(&format!("/proc/{pid}")).ok()).any(|process| {
-        let own = probe.meta(&process, &Actor::Root).ok().flatten().is_some_and(|meta| meta.uid == uid);
-        own && process.join("stat").ok().and_then(|stat| probe.read(&stat, &Actor::Root).ok()?).is_some_and(session)
-    })
+    let pids = names.iter().filter_map(|name| name.parse::<u32>().ok());
+    let all: Vec<Process> = pids.filter_map(|pid| Process::look(pid, probe)).collect();
+    let of_account = all.iter().filter(|one| one.uid == uid);
+    let session = |one: &&Process| one.terminal || one.name.starts_with("sshd") && !calls_keyward(one, &all);
+    of_account.filter(|one| !one.dead).find(session).map(|one| format!("process {}, {}", one.pid, one.name))
 }
 
-/// Judges proc_pid_stat(5): the name in parentheses, and field 7, the terminal.
-fn session(stat: Vec<u8>) -> bool {
-    let stat = String::from_utf8_lossy(&stat).into_owned();
-    let Some((head, rest)) = stat.rsplit_once(')') else { return false };
-    let name = head.split_once('(').map_or("", |(_, name)| name);
-    let mut fields = rest.split_whitespace();
-    let dead = fields.next().is_some_and(|state| matches!(state, "Z" | "X"));
-    !dead && (name.starts_with("sshd") || fields.nth(3).is_some_and(|terminal| terminal != "0"))
+/// True when keyward runs below this process.
+fn calls_keyward(session: &Process, all: &[Process]) -> bool {
+    let below = |one: &Process| {
+        let mut at = one.parent;
+        // The way up is short; a bound keeps a lying /proc from holding us.
+        for _ in 0..32 {
+            if at == session.pid {
+                return true;
+            }
+            let Some(parent) = all.iter().find(|process| process.pid == at) else { return false };
+            at = parent.parent;
+        }
+        false
+    };
+    all.iter().any(|one| one.name == "keyward" && below(one))
+}
+
+/// What is looked at of a process.
+struct Process {
+    pid: u32,
+    parent: u32,
+    uid: u32,
+    name: String,
+    dead: bool,
+    terminal: bool,
+}
+
+impl Process {
+    fn look(pid: u32, probe: &dyn Probe) -> Option<Self> {
+        let text = |name: &str| {
+            let path = AbsPath::parse(&format!("/proc/{pid}/{name}")).ok()?;
+            Some(String::from_utf8_lossy(&probe.read(&path, &Actor::Root).ok()??).into_owned())
+        };
+        Self::parse(pid, &text("stat")?, &text("status")?)
+    }
+
+    /// From proc_pid_stat(5), fields 2, 3, 4 and 7, and the real user id of proc_pid_status(5): the owner of the
+    /// directory is root for a process that has changed its user.
+    fn parse(pid: u32, stat: &str, status: &str) -> Option<Self> {
+        let (head, rest) = stat.rsplit_once(')')?;
+        let (_, name) = head.split_once('(')?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let [state, parent, _, _, terminal, ..] = fields.as_slice() else { return None };
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?;
+        Some(Self {
+            pid,
+            parent: parent.parse().ok()?,
+            uid: uid.parse().ok()?,
+            name: name.to_owned(),
+            dead: matches!(*state, "Z" | "X"),
+            terminal: *terminal != "0",
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::memory::{MemoryHost, World};
+
+    /// Whether one of these processes (number, stat, user id) shows that somebody is logged in as user 1000.
+    fn shows(processes: &[(u32, &str, u32)]) -> bool {
+        let mut world = World::default();
+        for (pid, stat, uid) in processes {
+            world.file(&format!("/proc/{pid}/stat"), format!("{pid} {stat}"), 0o444);
+            world.file(&format!("/proc/{pid}/status"), format!("Name:\tx\nUid:\t{uid}\t0\t0\t0\n"), 0o444);
+        }
+        logged_in(1000, &MemoryHost::new(world)).is_some()
+    }
 
     #[test]
-    fn a_session_is_told_from_what_runs_by_itself() {
-        let judge = |text: &str| session(text.as_bytes().to_vec());
-        assert!(judge("7 (sshd) S 1 7 7 0 -1 4 0"), "serves a connection");
-        assert!(judge("7 (sshd-session) S 1 7 7 0 -1 4 0"));
-        assert!(judge("7 (bash) S 1 7 7 34816 7 4 0"), "has a terminal");
-        assert!(!judge("7 (bash) Z 1 7 7 34816 7 4 0"), "is dead");
-        assert!(!judge("7 (a) systemd) S 1 7 7 0 -1 4 0"), "a user's service manager");
+    fn a_session_is_told_from_what_goes_by_itself() {
+        let serves = (7, "(sshd-session) S 1 7 7 0 -1 4 0", 1000);
+        assert!(shows(&[serves]), "serves a connection");
+        assert!(!shows(&[(7, "(sshd-session) S 1 7 7 0 -1 4 0", 1001)]), "somebody else's");
+        assert!(shows(&[(7, "(bash) S 1 7 7 34816 7 4 0", 1000)]), "has a terminal");
+        assert!(!shows(&[(7, "(bash) Z 1 7 7 34816 7 4 0", 1000)]), "is dead");
+        assert!(!shows(&[(7, "(a) systemd) S 1 7 7 0 -1 4 0", 1000)]), "a user's service manager");
+        let (shell, keyward) = ((8, "(sh) S 7 8 8 0 -1 4 0", 1000), (9, "(keyward) S 8 8 8 0 -1 4 0", 0));
+        assert!(!shows(&[serves, shell, keyward]), "the session that confirms");
+        assert!(shows(&[serves, (8, "(sh) S 7 8 8 34816 -1 4 0", 1000), keyward]), "typed in a shell that stays");
     }
 }

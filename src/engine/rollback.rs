@@ -115,7 +115,8 @@ pub(super) fn made(records: &[Record]) -> Vec<Made> {
     list
 }
 
-/// Before an undo that failed is tried again: a lock that somebody holds, or a daemon that is starting, may let go.
+/// Before an undo is tried again that met a lock: whoever holds it may let go. Nothing else gets better by waiting, and an
+/// sshd of last resort must not wait for it.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 
 /// Undoes what the journal holds.
@@ -123,7 +124,7 @@ pub fn unwind(journal: &Journal<'_>, scope: Scope, machine: Machine, host: &dyn 
     let mut remains = Remains::default();
     once(journal, scope, machine, host, sink, &mut remains);
     for pause in PAUSES.iter().filter(|_| scope == Scope::All) {
-        if remains.failures.is_empty() {
+        if !remains.failures.iter().any(|failure| failure.kind == Kind::Busy) {
             break;
         }
         std::thread::sleep(*pause);

@@ -163,9 +163,10 @@ pub fn take_back(undo: &Undo, host: &dyn Host) -> Result<TakenBack> {
         Undo::Account { edits } => {
             let (edits, spared) = live_account::spared(edits, host);
             host.account(&edits)?;
-            if let Some(name) = spared {
+            if let Some((name, process)) = spared {
                 return Ok(TakenBack::Disabled(format!(
-                    "account {name} is shut but still there, since somebody is logged in by it; afterwards: userdel {name}"
+                    "account {name} is shut but still there, since somebody is logged in by it ({process}); afterwards: \
+                     userdel {name}"
                 )));
             }
         }

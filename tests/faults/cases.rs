@@ -297,10 +297,7 @@ const CASES: [(&str, Held); 50] = [
         "cron, syslog, D-Bus or /tmp are not there",
         Partly(&[ODD, EVEN], "the copies have neither cron nor D-Bus; /tmp is there"),
     ),
-    (
-        "Only accounts and sudo, on a host without sshd",
-        NotYet("the firewall and sshd are part of every job that is tried here"),
-    ),
+    ("Only accounts and sudo, on a host without sshd", By(&["tests/cli.rs::accounts_and_sudo_need_no_sshd"])),
 ];
 
 fn text() -> String {
