@@ -150,7 +150,12 @@ impl Facts {
 
     /// What [`Facts::gather`] will ask, see [`Probe::look_ahead`].
     pub fn questions(probe: &dyn Probe) -> Vec<Command> {
-        probe.has_program(SSHD).then(version_question).into_iter().collect()
+        if !probe.has_program(SSHD) {
+            return Vec::new();
+        }
+        let systemd = matches!(probe.meta(&AbsPath::fixed("/run/systemd/system"), &Actor::Root), Ok(Some(_)));
+        let socket = systemd && probe.listeners().is_ok_and(|all| all.iter().any(may_be_of_systemd));
+        [version_question()].into_iter().chain(socket.then(socket_question)).collect()
     }
 
     /// True when OpenSSH is at least this version; false when it is not installed.
@@ -162,6 +167,10 @@ impl Facts {
 fn text(probe: &dyn Probe, path: &'static str) -> Result<Option<String>> {
     let bytes = probe.read(&AbsPath::fixed(path), &Actor::Root)?;
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+fn socket_question() -> Command {
+    Command::new(["/usr/bin/systemctl", "is-active", "ssh.socket"])
 }
 
 fn version_question() -> Command {
@@ -223,7 +232,7 @@ fn sshd_mode(probe: &dyn Probe, init: Init) -> Result<SshdMode> {
     }
     let listeners = probe.listeners()?;
     if init == Init::Systemd && listeners.iter().any(may_be_of_systemd) {
-        let state = probe.ask(&Command::new(["/usr/bin/systemctl", "is-active", "ssh.socket"]))?;
+        let state = probe.ask(&socket_question())?;
         if state.stdout.trim() == "active" {
             return Ok(SshdMode::Socket);
         }

@@ -177,6 +177,7 @@ impl<'a> Journal<'a> {
     /// When it cannot be made durable.
     pub fn begin(shelf: &'a dyn Shelf, run: &str, at: &str, plan: &Plan) -> Result<Self> {
         shelf.create(run)?;
+        shelf.reserve(run)?;
         let journal = Self { shelf, run: run.to_owned(), written: RefCell::default() };
         let plan = Box::new(without_contents(plan));
         journal.write(&Record::Begin { version: VERSION, run: run.to_owned(), at: at.to_owned(), plan })?;
@@ -235,6 +236,11 @@ impl<'a> Journal<'a> {
         &self.run
     }
 
+    /// Gives the room back that was set aside for an undo, which begins.
+    pub fn release(&self) {
+        self.shelf.release(&self.run);
+    }
+
     /// Keeps a file's bytes beside the journal and says where. What is no UTF-8 loses the bytes that are none.
     ///
     /// # Errors
@@ -287,6 +293,7 @@ impl<'a> Journal<'a> {
     /// # Errors
     /// When it cannot be written; the journal then stands as it was.
     pub fn close(&self, exit: Exit, verdict: &str, at: &str) -> Result<()> {
+        self.release();
         let closed = Record::Closed { exit, verdict: verdict.to_owned(), at: at.to_owned() };
         if exit == Exit::RollbackIncomplete {
             return self.write(&closed);

@@ -122,6 +122,9 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 /// Undoes what the journal holds.
 pub fn unwind(journal: &Journal<'_>, scope: Scope, machine: Machine, host: &dyn Host, sink: &mut dyn Sink) -> Remains {
     let mut remains = Remains::default();
+    if scope == Scope::All {
+        journal.release();
+    }
     once(journal, scope, machine, host, sink, &mut remains);
     for pause in PAUSES.iter().filter(|_| scope == Scope::All) {
         if !remains.failures.iter().any(|failure| failure.kind == Kind::Busy) {

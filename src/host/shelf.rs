@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, posix_fallocate};
 
 use crate::error::{Failure, Kind, Result};
 use crate::types::AbsPath;
@@ -70,6 +70,15 @@ pub trait Shelf {
     /// When it cannot be made durable; then it is not set by this call.
     fn settle(&self, run: &str, name: &str, text: &str) -> Result<Settled>;
 
+    /// Sets room on the disk aside for the way back of a run.
+    ///
+    /// # Errors
+    /// Refused when there is none.
+    fn reserve(&self, run: &str) -> Result<()>;
+
+    /// Gives that room back: to the undo, or to whoever comes after the run.
+    fn release(&self, run: &str);
+
     /// Where that record stands, for the reader.
     fn place(&self, run: &str, name: &str) -> String;
 
@@ -95,6 +104,11 @@ pub struct DirShelf {
     dir: PathBuf,
     lock: PathBuf,
 }
+
+/// Name of the file that holds room for the way back, and its size in bytes: an undo writes each file anew beside the old
+/// one, the user databases and firewall rules among them.
+const RESERVE: &str = "reserve";
+const RESERVED: i64 = 256 << 10;
 
 struct FileLock {
     _lock: Flock<fs::File>,
@@ -321,6 +335,28 @@ impl Shelf for DirShelf {
         }
     }
 
+    fn reserve(&self, run: &str) -> Result<()> {
+        let path = self.record(run, RESERVE)?;
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+        let made = options.open(&path).map_err(|error| error.to_string()).and_then(|file| {
+            posix_fallocate(&file, 0, RESERVED).map_err(|errno| errno.desc().to_owned())?;
+            file.sync_all().map_err(|error| error.to_string())
+        });
+        made.map_err(|why| {
+            let _ = fs::remove_file(&path);
+            Failure::refused(path.display().to_string(), "no room for the way back")
+                .why(why)
+                .hint("make room, see: df -h /var/lib/keyward")
+        })
+    }
+
+    fn release(&self, run: &str) {
+        if let Ok(path) = self.record(run, RESERVE) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
     fn place(&self, run: &str, name: &str) -> String {
         self.dir.join(format!("{run}.{name}")).display().to_string()
     }
@@ -387,6 +423,12 @@ impl Shelf for MemoryShelf {
             }
         }
     }
+
+    fn reserve(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn release(&self, _: &str) {}
 
     fn place(&self, run: &str, name: &str) -> String {
         format!("{run}.{name}")

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Failure, Result};
-use crate::host::{Actor, Command, Host, Node, Owner};
+use crate::host::{Actor, Command, Host, Image, Node, Owner};
 use crate::types::{AbsPath, Word as _};
 
 use super::Pending;
@@ -21,6 +21,8 @@ pub(super) const PROGRAM: (&str, &str) = ("/var/lib/keyward", "guard-");
 /// Hidden verb of that copy; followed by `expire RUN`, `recover`, `watch RUN` or `ready`.
 pub const VERB: &str = "__guard";
 
+/// Units that the usual target starts at boot.
+const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
 const SYSTEMCTL: &str = "/usr/bin/systemctl";
 /// The agent watches the deadline too, and undoes its own work in good order; systemd comes after it.
 const GRACE: Duration = Duration::from_secs(4);
@@ -89,6 +91,19 @@ impl SystemdKeeper {
 
     fn unit(directory: &'static str, name: &str) -> Result<AbsPath> {
         AbsPath::fixed(directory).join(name).map_err(|invalid| Failure::failed(name.to_owned(), invalid.why))
+    }
+
+    /// What `systemctl enable` links for the boot unit.
+    fn wanted(run: &str) -> Result<AbsPath> {
+        Self::unit(WANTS, &recover_unit(run))
+    }
+
+    fn enable(run: &str, host: &dyn Host) -> Result<()> {
+        if host.meta(&AbsPath::fixed(WANTS), &Actor::Root)?.is_none() {
+            return must(host, &[SYSTEMCTL, "enable", "--quiet", &recover_unit(run)]).map(drop);
+        }
+        let target = format!("/etc/systemd/system/{}", recover_unit(run));
+        host.restore(&Self::wanted(run)?, &Actor::Root, &Image::Link { target, uid: 0, gid: 0 })
     }
 
     fn put(host: &dyn Host, path: &AbsPath, text: String) -> Result<()> {
@@ -191,8 +206,9 @@ impl Keeper for SystemdKeeper {
         Self::put(host, &Self::unit("/etc/systemd/system", &recover_unit(run))?, recover_text(run))?;
         Self::put(host, &Self::unit("/run/systemd/system", &Self::service(run))?, service_text(pending))?;
         Self::put(host, &Self::unit("/run/systemd/system", &Self::timer(run))?, timer_text(run, on_startup))?;
-        // `enable` makes systemd read all three.
-        must(host, &[SYSTEMCTL, "enable", "--quiet", &recover_unit(run)])?;
+        // systemd reads units that it has not seen yet by itself; to have it read all of them again costs many times all
+        // the rest of this.
+        Self::enable(run, host)?;
         must(host, &[SYSTEMCTL, "start", &Self::timer(run)])?;
         Self::prove(run, host)
     }
@@ -201,8 +217,8 @@ impl Keeper for SystemdKeeper {
         let run = &pending.run;
         // `stop` of a timer that was never started is an error that means nothing here.
         drop(must(host, &[SYSTEMCTL, "stop", &Self::timer(run)]));
-        drop(must(host, &[SYSTEMCTL, "disable", "--quiet", &recover_unit(run)]));
         let units = [
+            Self::wanted(run)?,
             Self::unit("/etc/systemd/system", &recover_unit(run))?,
             Self::unit("/run/systemd/system", &Self::timer(run))?,
             Self::unit("/run/systemd/system", &Self::service(run))?,
@@ -210,8 +226,7 @@ impl Keeper for SystemdKeeper {
         for path in &units {
             host.remove(path, &Actor::Root)?;
         }
-        // The program goes last: until systemd has forgotten the units, one of them may have to run it again.
-        must(host, &[SYSTEMCTL, "daemon-reload"])?;
+        // systemd forgets what no longer runs and has no file. The program goes last: it may be what does this.
         host.remove(&program_path(run)?, &Actor::Root)
     }
 }
