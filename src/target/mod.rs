@@ -1,8 +1,9 @@
-//! Where a session runs: on this host, or in a throw-away copy of one.
+//! Where a session runs: on this host, in a throw-away copy of one, or on another host over SSH.
 
 mod boot;
 mod netlink;
 pub mod sandbox;
+pub mod ssh;
 pub mod vantage;
 
 use std::ffi::OsString;
