@@ -70,7 +70,7 @@ const TABLE: &[Row] = &[
     row(
         5,
         "target",
-        "the sandbox: a throw-away copy of a host",
+        "a throw-away copy of a host; a host over SSH",
         &["types", "error", "formats", "host", "facts", "change", "outcome", "resource", "journal", "engine", "proof"],
     ),
     row(5, "report", "events as text for people and as JSON lines", &["types", "error", "host", "change", "outcome"]),
