@@ -243,11 +243,12 @@ impl Output {
         self.code == 0
     }
 
-    /// The last non-empty line of stderr, else of stdout, for messages.
+    /// The last non-empty line of stderr, else of stdout, for messages; no more of it than a message can hold.
     pub fn last_line(&self) -> String {
         let last =
             |text: &str| text.lines().rev().find(|line| !line.trim().is_empty()).map(str::trim).map(str::to_owned);
-        last(&self.stderr).or_else(|| last(&self.stdout)).unwrap_or_else(|| format!("exit code {}", self.code))
+        let line = last(&self.stderr).or_else(|| last(&self.stdout));
+        line.map_or_else(|| format!("exit code {}", self.code), |line| line.chars().take(400).collect())
     }
 }
 
