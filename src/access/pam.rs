@@ -130,6 +130,12 @@ impl Pam {
         against
     }
 
+    /// Whether the console takes an empty password: pam_unix(8) with `nullok`.
+    pub fn takes_empty(&self) -> bool {
+        let nullok = |rule: &&Rule| rule.args.iter().any(|arg| arg.starts_with("nullok"));
+        self.login.iter().any(|rule| rule.kind == "auth" && rule.module == "pam_unix" && nullok(&rule))
+    }
+
     fn account(
         &self,
         stack: &[Rule],
