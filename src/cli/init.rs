@@ -16,7 +16,7 @@ use crate::host::real::RealHost;
 use crate::host::{Actor, Probe};
 use crate::outcome::Exit;
 use crate::playbook::{Found, Listener, starter};
-use crate::types::{AbsPath, Port, Proto, PublicKey, UserName, Word};
+use crate::types::{AbsPath, Port, PublicKey, UserName, Word};
 
 use super::args::InitArgs;
 use super::terminal::{self, Terminal};
@@ -88,16 +88,22 @@ fn ssh_port(host: &RealHost) -> Port {
     of_sshd.and_then(|listener| Port::new(listener.port).ok()).unwrap_or(Port::SSH)
 }
 
+/// Ports on which DHCP clients get their answers; ufw's own rules let those in.
+const DHCP_CLIENTS: [u16; 2] = [68, 546];
+
 /// What can be reached from other machines, without SSH.
 fn listening(host: &RealHost, ssh: Port) -> Vec<Listener> {
-    let listeners = host.listeners().unwrap_or_default();
+    let mut listeners = host.listeners().unwrap_or_default();
+    listeners.retain(|listener| listener.port != ssh.get());
+    let datagrams = host.datagram_sockets().unwrap_or_default();
+    listeners.extend(datagrams.into_iter().filter(|socket| !DHCP_CLIENTS.contains(&socket.port)));
     let mut seen = BTreeSet::new();
     listeners
         .into_iter()
-        .filter(|listener| !listener.address.is_loopback() && listener.port != ssh.get() && seen.insert(listener.port))
+        .filter(|listener| !listener.address.is_loopback() && seen.insert((listener.proto, listener.port)))
         .filter_map(|listener| {
             let program = listener.programs.first().cloned().unwrap_or_default();
-            Some(Listener { port: Port::new(listener.port).ok()?, proto: Proto::Tcp, program })
+            Some(Listener { port: Port::new(listener.port).ok()?, proto: listener.proto, program })
         })
         .collect()
 }
