@@ -75,7 +75,7 @@ fn hash(body: &str) -> String {
 /// Refused when the log cannot be written or its last line cannot be read: then nothing may be changed.
 pub fn record(ledger: &dyn Ledger, run: &str, what: &str, text: &str) -> Result<()> {
     let (seq, prev) = match last(ledger)? {
-        Some(entry) => (entry.seq + 1, entry.hash),
+        Some(entry) => (entry.seq.checked_add(1).ok_or_else(|| broken("its number is the last one"))?, entry.hash),
         None => (0, String::new()),
     };
     let at = jiff::Timestamp::now().to_string();
@@ -91,11 +91,13 @@ pub fn record(ledger: &dyn Ledger, run: &str, what: &str, text: &str) -> Result<
 fn last(ledger: &dyn Ledger) -> Result<Option<Entry>> {
     let text = ledger.read()?;
     let Some(line) = text.lines().last() else { return Ok(None) };
-    serde_json::from_str(line).map(Some).map_err(|error| {
-        Failure::refused("audit log", "its last line is broken, so nothing can be added to the chain")
-            .why(error)
-            .hint("see what is wrong: keyward log verify")
-    })
+    serde_json::from_str(line).map(Some).map_err(broken)
+}
+
+fn broken(why: impl std::fmt::Display) -> Failure {
+    Failure::refused("audit log", "its last line is broken, so nothing can be added to the chain")
+        .why(why)
+        .hint("see what is wrong: keyward log verify")
 }
 
 /// All records that can be read, oldest first.
@@ -124,8 +126,10 @@ pub fn verify(ledger: &dyn Ledger) -> Result<Chain> {
         return Ok(if last == UNINSTALLED { Chain::Uninstalled(expected.0) } else { Chain::NoHead(expected.0) });
     };
     match serde_json::from_str::<Head>(&head) {
-        Ok(head) if (head.seq + 1, &head.hash) == (expected.0, &expected.1) => Ok(Chain::Whole(expected.0)),
-        Ok(head) => Ok(Chain::Broken(expected.0 + 1, format!("the head knows {} records", head.seq + 1))),
+        Ok(head) if (head.seq.checked_add(1), &head.hash) == (Some(expected.0), &expected.1) => {
+            Ok(Chain::Whole(expected.0))
+        }
+        Ok(head) => Ok(Chain::Broken(expected.0 + 1, format!("the head's last record is {}", head.seq))),
         Err(error) => Ok(Chain::Broken(expected.0 + 1, format!("the head is broken ({error})"))),
     }
 }

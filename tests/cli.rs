@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -265,6 +266,49 @@ fn init_writes_a_playbook_that_passes_and_never_overwrites() {
     let through = keyward(&["init", "--yes", "--output", link.to_str().unwrap()]);
     assert_eq!(through.code, 5, "{through:?}");
     assert!(!dir.join("elsewhere.yml").exists());
+    assert_eq!(mode(&out), 0o644, "whoever is to use it cannot read it");
+}
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o7777
+}
+
+/// Behind sudo the new file is the caller's, where the directory is; else it stays with root.
+#[test]
+fn init_gives_the_playbook_to_whoever_called_sudo() {
+    if !nix::unistd::geteuid().is_root() {
+        return support::skipped("init_gives_the_playbook_to_whoever_called_sudo", "not root");
+    }
+    let (dir, other) = (place("init-sudo"), 12_345);
+    for (owner, wanted) in [(other, (other, 12_346)), (0, (0, 0)), (54_321, (0, 0))] {
+        let (home, file) = (dir.join(owner.to_string()), dir.join(owner.to_string()).join("site.yml"));
+        std::fs::create_dir(&home).unwrap();
+        std::os::unix::fs::chown(&home, Some(owner), Some(owner)).unwrap();
+        let mut command = Command::new(KEYWARD);
+        command.args(["init", "--yes", "--user", "ada", "--output"]).arg(&file);
+        command.env("SUDO_UID", other.to_string()).env("SUDO_GID", "12346");
+        finish(command, b"").ok();
+        let meta = file.metadata().unwrap();
+        assert_eq!((meta.uid(), meta.gid()), wanted, "in a directory of uid {owner}");
+        assert_eq!(mode(&file), 0o644);
+    }
+}
+
+/// A pipe would be waited for without end, a device read until the memory is full.
+#[test]
+fn named_files_are_regular_ones_and_small() {
+    let dir = place("named");
+    let (pipe, big) = (dir.join("pipe"), dir.join("big"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::File::create(&big).unwrap().set_len(1 << 33).unwrap();
+    for file in [&pipe, &big, &PathBuf::from("/dev/zero"), &dir] {
+        let mut command = Command::new("/usr/bin/timeout");
+        command.args(["5", "/usr/bin/prlimit", "--as=1000000000", KEYWARD, "init", "--yes", "--key"]).arg(file);
+        command.arg("--output").arg(dir.join("site.yml"));
+        let done = finish(command, b"");
+        let why = if *file == big { "larger than" } else { "not a regular file" };
+        assert!(done.code == 1 && done.stderr.contains(why), "{}: {done:?}", file.display());
+    }
 }
 
 #[test]
@@ -294,6 +338,9 @@ fn completions_and_manual_pages_name_every_verb() {
         assert!(page.contains(".SH NAME") && page.contains(verb), "{verb}");
     }
     assert!(dir.join("keyward.1").exists());
+    // They are for everybody, like all manual pages.
+    assert_eq!((mode(&dir.join("keyward.1")), mode(&dir)), (0o644, 0o755));
+    assert_eq!(mode(dir.parent().unwrap()), 0o755);
 }
 
 /// Lays the job and its key into a copy.

@@ -20,7 +20,7 @@ use keyward::host::{Actor, Command, FileKind, Listener, Meta, Node, Output, Owne
 use keyward::resource::{Document, Kind, Planned, Task};
 use keyward::resources::firewall::Firewall;
 use keyward::target::sandbox::{INSIDE_V4, INSIDE_V6};
-use keyward::types::AbsPath;
+use keyward::types::{AbsPath, Proto};
 use support::{Bed, SUITES, again};
 
 /// The copy of a host, read by ordinary programs inside of it.
@@ -85,20 +85,11 @@ impl Probe for Inside<'_> {
     }
 
     fn listeners(&self) -> Result<Vec<Listener>> {
-        let text = self.0.run(&["/usr/bin/ss", "-Hltnp"]).ok().stdout;
-        let listener = |line: &str| {
-            let local = line.split_whitespace().nth(3)?;
-            let (address, port) = local.rsplit_once(':')?;
-            let address = address.split('%').next()?.trim_matches(['[', ']']);
-            let address = if address == "*" { "::" } else { address };
-            let programs = line.split("((\"").nth(1).and_then(|rest| rest.split('"').next());
-            Some(Listener {
-                address: address.parse().ok()?,
-                port: port.parse().ok()?,
-                programs: programs.into_iter().map(str::to_owned).collect(),
-            })
-        };
-        Ok(text.lines().map(|line| listener(line).unwrap_or_else(|| panic!("{line}"))).collect())
+        Ok(self.sockets("-Hltnp", Proto::Tcp))
+    }
+
+    fn datagram_sockets(&self) -> Result<Vec<Listener>> {
+        Ok(self.sockets("-Hlunp", Proto::Udp))
     }
 
     fn ask_staged(&self, files: &[Staged], command: &Command) -> Result<Output> {
@@ -111,6 +102,25 @@ impl Probe for Inside<'_> {
 type Images = Vec<(AbsPath, Option<(Vec<u8>, Meta)>)>;
 
 impl Inside<'_> {
+    /// As ss(8) tells them.
+    fn sockets(&self, flags: &str, proto: Proto) -> Vec<Listener> {
+        let text = self.0.run(&["/usr/bin/ss", flags]).ok().stdout;
+        let listener = |line: &str| {
+            let local = line.split_whitespace().nth(3)?;
+            let (address, port) = local.rsplit_once(':')?;
+            let address = address.split('%').next()?.trim_matches(['[', ']']);
+            let address = if address == "*" { "::" } else { address };
+            let programs = line.split("((\"").nth(1).and_then(|rest| rest.split('"').next());
+            Some(Listener {
+                address: address.parse().ok()?,
+                port: port.parse().ok()?,
+                proto,
+                programs: programs.into_iter().map(str::to_owned).collect(),
+            })
+        };
+        text.lines().map(|line| listener(line).unwrap_or_else(|| panic!("{line}"))).collect()
+    }
+
     /// Gates of all changes first, as the engine does it.
     fn gates(&self, changes: &[Change]) {
         for gate in changes.iter().flat_map(|change| &change.gates) {
@@ -215,6 +225,12 @@ struct Case {
     /// Ports on which something listens, besides sshd.
     #[serde(default)]
     listen: Vec<u16>,
+    /// The same for UDP.
+    #[serde(default)]
+    datagrams: Vec<u16>,
+    /// Pieces that no note may have.
+    #[serde(default)]
+    silent: Vec<String>,
     /// `hardened`, `refused` or `unknown`.
     expect: String,
     /// Pieces of notes or of the failure.
@@ -257,12 +273,17 @@ fn reaches(bed: &Bed, port: u16) -> (bool, bool) {
 }
 
 fn listen(bed: &Bed, port: u16) {
+    serve(bed, port, "SOCK_STREAM", "s.listen(9)");
+}
+
+fn serve(bed: &Bed, port: u16, kind: &str, last: &str) {
     let script = format!(
-        "import socket,time\ns=socket.socket(socket.AF_INET6)\ns.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1)\ns.bind(('::',{port}))\ns.listen(9)\nprint('up',flush=True)\ntime.sleep(600)"
+        "import socket,time\ns=socket.socket(socket.AF_INET6,socket.{kind})\ns.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1)\ns.bind(('::',{port}))\n{last}\nprint('up',flush=True)\ntime.sleep(600)"
     );
     bed.plant("/run/listen.py", script.as_bytes(), 0o644, (0, 0));
-    let wait =
-        format!("python3 /run/listen.py >/run/up.{port} 2>&1 & until grep -q up /run/up.{port}; do sleep 0.02; done");
+    let wait = format!(
+        "rm -f /run/up.{port}; python3 /run/listen.py >/run/up.{port} 2>&1 & until grep -q up /run/up.{port}; do sleep 0.02; done"
+    );
     bed.sh(&wait).ok();
 }
 
@@ -280,6 +301,9 @@ fn host(name: &str, case: &Case, suite: &str) {
     bed.sh(&case.setup).ok();
     for port in &case.listen {
         listen(&bed, *port);
+    }
+    for port in &case.datagrams {
+        serve(&bed, *port, "SOCK_DGRAM", "pass");
     }
     let before = inside.state();
     match assess(case, &inside) {
@@ -305,6 +329,8 @@ fn hardened(name: &str, case: &Case, inside: &Inside<'_>, planned: &Planned, bef
     assert_eq!(planned.deferred, None, "{name}");
     let notes: Vec<String> = planned.notes.iter().map(|note: &Note| note.text.clone()).collect();
     says(name, &case.says, &notes);
+    let loud = |text: &&String| notes.iter().any(|note| note.contains(text.as_str()));
+    assert_eq!(case.silent.iter().find(loud), None, "{name}: {notes:#?}");
     assert!(assess(case, inside).unwrap() == *planned, "{name}: two plans of one host differ");
     inside.gates(&planned.changes);
     same(&format!("{name}: a gate changed something"), &inside.state(), before);

@@ -13,13 +13,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use keyward::error::Failure;
-use keyward::formats::{accounts, authorized_keys, netfilter, sshd_config, sshd_effective, sudoers, ufw};
+use keyward::formats::{
+    access_conf, accounts, authorized_keys, netfilter, pam, sshd_config, sshd_effective, sshd_match, sudoers,
+    tcp_wrappers, ufw, unit,
+};
+use keyward::host::ledger::MemoryLedger;
+use keyward::host::shelf::{MemoryShelf, Shelf as _};
 use keyward::resource::Loader;
 use keyward::resources::REGISTRY;
+use keyward::target::sandbox::layers;
 use keyward::types::{AbsPath, Cidr, Mode, PasswordHash, PlainText, PublicKey, UserName, Word};
-use keyward::{facts, playbook};
+use keyward::{audit, facts, journal, playbook};
+use sha2::{Digest as _, Sha256};
 
-/// What a target is called, what it starts from, how it judges one input.
+/// What a target is called (a module of `formats` first, or alone), what it starts from, how it judges one input.
 struct Target {
     name: &'static str,
     corpus: &'static [&'static str],
@@ -39,16 +46,25 @@ const TARGETS: &[Target] = &[
     },
     Target { name: "sshd_config", corpus: SSHD, judge: sshd_target },
     Target {
-        name: "sshd -T",
+        name: "sshd_effective",
         corpus: &["port 22\nlistenaddress 0.0.0.0:22\nlistenaddress [::]:22\nusepam yes\n"],
         judge: effective_target,
     },
     Target { name: "authorized_keys", corpus: KEYS, judge: keys_target },
     Target { name: "accounts", corpus: ACCOUNTS, judge: accounts_target },
     Target { name: "sudoers", corpus: SUDOERS, judge: sudoers_target },
-    Target { name: "ufw rules", corpus: UFW, judge: ufw_target },
-    Target { name: "ufw settings", corpus: SETTINGS, judge: settings_target },
+    Target { name: "ufw: rules", corpus: UFW, judge: ufw_target },
+    Target { name: "ufw: settings", corpus: SETTINGS, judge: settings_target },
     Target { name: "netfilter", corpus: UFW, judge: netfilter_target },
+    Target { name: "sshd_match", corpus: SSHD_MATCH, judge: match_target },
+    Target { name: "sudoers: sudo -l", corpus: SUDO_LISTS, judge: listed_target },
+    Target { name: "access_conf", corpus: ACCESS, judge: access_target },
+    Target { name: "tcp_wrappers", corpus: HOSTS, judge: hosts_target },
+    Target { name: "pam", corpus: STACKS, judge: pam_target },
+    Target { name: "unit", corpus: UNITS, judge: unit_target },
+    Target { name: "mountinfo", corpus: MOUNTS, judge: mounts_target },
+    Target { name: "journal", corpus: RECORDS, judge: journal_target },
+    Target { name: "audit", corpus: ENTRIES, judge: audit_target },
     Target { name: "words", corpus: WORDS, judge: words_target },
 ];
 
@@ -78,6 +94,41 @@ const UFW: &[&str] = &[
 const SETTINGS: &[&str] = &[
     "# x\nENABLED=no\nLOGLEVEL=low\nIPV6=\"yes\" # x\nDEFAULT_INPUT_POLICY='DROP'\n",
     "[Nginx Full]\ntitle=Web\ndescription=x\nports=80,443/tcp|53\n\n[b]\nports=x\n",
+];
+const SSHD_MATCH: &[&str] = &[
+    "Port 22\nListenAddress [::1]:2222\nLoginGraceTime 1m30s\nUsePAM yes\nMatch User deploy,!root Address 10.0.0.0/8,*.1\n  PasswordAuthentication no\nMatch all\nAllowUsers a b@10.*\n",
+    "Include d/*.conf\nMatch Group=sudo Host ?.example LocalPort 22\n  MaxSessions 99999999999999999999\nClientAliveInterval 5w4d3h\nLoginGraceTime 18446744073709551615s1\nMatch LocalAddress ::/0\nAuthenticationMethods publickey,password any\n",
+];
+const SUDO_LISTS: &[&str] = &[
+    "Matching Defaults entries for deploy on host:\n    env_reset, mail_badpass\n\nUser deploy may run the following commands on host:\n    (ALL : ALL) ALL\n    (root) NOPASSWD: /bin/ls, !/bin/cat /a\\,b, sha224:0 /x\n",
+    "    (ALL) NOPASSWD: SETENV: ALL\n    (www-data : www-data) /usr/bin/x \"\"\n",
+];
+const ACCESS: &[&str] = &[
+    "# x\n+:root deploy:LOCAL 10.0.0.0/8 2001:db8::/32\n-:ALL EXCEPT (sudo) @net:ALL EXCEPT .example.org\n",
+    "+ : deploy,ops : tty1, 192.168.\n-:all except deploy except ops:all\n",
+];
+const HOSTS: &[&str] = &[
+    "sshd, vsftpd: 10. 11.0.0.0/255.0.0.0 [2001:db8::]/32 : allow\nALL EXCEPT sshd@10.0.0.1: LOCAL, .example.org EXCEPT x.example.org\n",
+    "# x\nALL: \\\n  PARANOID\nsshd: 192.0.2.* /etc/list @net user@host : spawn /bin/x %a : deny\n",
+];
+const STACKS: &[&str] = &[
+    "# x\n@include common-auth\nauth [success=1 default=ignore]\tpam_unix.so nullok # y\n-session optional /lib/security/pam_x.so a=[b c]\naccount substack other\n",
+];
+const UNITS: &[&str] = &[
+    "[Service]\n; x\nEnvironment=\"A=b c\" D=e\nEnvironmentFile=-/etc/default/ssh\nExecStart=/usr/sbin/sshd -D $SSHD_OPTS \\\n  ${A}\n[Socket]\nListenStream=\nListenStream=[::]:22\n",
+    "# x\nexport SSHD_OPTS='-p 22 -o \"Banner none\"'\nA=\"b\n",
+];
+const MOUNTS: &[&str] = &[
+    "22 27 0:21 / /proc rw,relatime - proc proc rw\n27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n30 27 0:25 / /tmp rw,nosuid shared:9 - tmpfs tmpfs rw\n34 27 8:3 / /home/big\\040disk rw - xfs /dev/sdc rw\n36 27 8:4 / /srv rw - ext4 /dev/sdd rw\n37 36 0:51 / /srv rw - tmpfs cover rw\n",
+    "1 1 0:1 / / rw - rootfs rootfs rw\n2 1 0:2 / / rw - overlay overlay rw\n1 2 0:1 / / rw - tmpfs t rw\n",
+];
+const RECORDS: &[&str] = &[
+    "{\"record\":\"begin\",\"version\":1,\"run\":\"r\",\"at\":\"now\",\"plan\":{\"version\":1,\"host\":\"h\",\"playbook\":\"p.yml\",\"playbook_digest\":\"\",\"observation_digest\":\"\",\"changes\":[],\"notes\":[],\"deferred\":[],\"promises\":[],\"met\":[]}}\n{\"record\":\"intent\",\"key\":\"k\",\"step\":0,\"undo\":{\"undo\":\"account\",\"edits\":[{\"edit\":\"field\",\"db\":\"shadow\",\"key\":\"u\",\"index\":1,\"value\":\"x\"},{\"edit\":\"add\",\"db\":\"shadow\",\"line\":\"u:x:1:0:::::\"}]}}\n{\"record\":\"intent\",\"key\":\"k\",\"step\":1,\"undo\":{\"undo\":\"restore\",\"path\":\"/etc/x\",\"actor\":{\"user\":\"deploy\"},\"image\":{\"file\":{\"content\":{\"hex\":\"ff00\"},\"mode\":384,\"uid\":0,\"gid\":0,\"xattrs\":{}}},\"left\":null}}\n{\"record\":\"done\",\"key\":\"k\"}\n",
+    "{\"record\":\"closed\",\"exit\":\"refused\",\"verdict\":\"never began\",\"at\":\"now\"}\n",
+];
+const ENTRIES: &[&str] = &[
+    "{\"seq\":0,\"at\":\"now\",\"run\":\"r\",\"what\":\"begin\",\"text\":\"x\",\"prev\":\"\"\n{\"seq\":1,\"at\":\"now\",\"run\":\"r\",\"what\":\"uninstalled\",\"text\":\"\\u0001\",\"prev\":\"0\"\n{\"seq\":1,\"hash\":\"0\"}",
+    "{\"seq\":18446744073709551615,\"hash\":\"\"}",
 ];
 const WORDS: &[&str] = &[
     "deploy",
@@ -195,6 +246,130 @@ fn netfilter_target(input: &[u8]) {
     let _ = netfilter::Ruleset::parse(&String::from_utf8_lossy(input));
 }
 
+/// The model decides for everybody, and its answer can be read again.
+fn match_target(input: &[u8]) {
+    let mut tree = sshd_config::Tree { main: "/etc/ssh/sshd_config".to_owned(), ..Default::default() };
+    tree.globs.insert("/etc/ssh/d/*.conf".to_owned(), vec!["/etc/ssh/sshd_config".to_owned()]);
+    tree.put("/etc/ssh/sshd_config", sshd_config::ConfigText::parse(input));
+    let deploy = sshd_match::Connection {
+        user: "deploy".to_owned(),
+        groups: vec!["deploy".to_owned(), "sudo".to_owned()],
+        address: "10.0.0.1".to_owned(),
+        host: "h.example".to_owned(),
+        local_address: "2001:db8::2".to_owned(),
+        local_port: 22,
+    };
+    for connection in [None, Some(&deploy)] {
+        let said = sshd_match::effective(&tree, connection, false);
+        assert!(said.get("passwordauthentication").is_some());
+    }
+}
+
+fn listed_target(input: &[u8]) {
+    let _ = sudoers::listed(&String::from_utf8_lossy(input));
+}
+
+/// A line that decides is a line of the text.
+fn access_target(input: &[u8]) {
+    use access_conf::Verdict;
+    let text = String::from_utf8_lossy(input);
+    let mut verdicts = vec![access_conf::judge(&text, "deploy", &["sudo"])];
+    for from in [None, "10.0.0.1".parse().ok(), "2001:db8::1".parse().ok()] {
+        verdicts.push(access_conf::judge_from(&text, "deploy", &["sudo"], from));
+    }
+    for verdict in verdicts {
+        if let Verdict::Depends(line) | Verdict::Refused(line) = verdict {
+            assert!((1..=text.lines().count()).contains(&line), "{verdict:?}");
+        }
+    }
+}
+
+/// Without rules everybody is let through, and a verdict tells its line.
+fn hosts_target(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let _ = tcp_wrappers::clients(&text, "sshd");
+    for from in ["10.0.0.1", "2001:db8::1"] {
+        for (allow, deny) in [(text.as_ref(), ""), ("", text.as_ref())] {
+            let (verdict, place) = tcp_wrappers::lets_in(allow, deny, "sshd", from.parse().unwrap());
+            assert!(verdict == Some(true) || !place.is_empty(), "{verdict:?} by no line");
+        }
+    }
+}
+
+fn pam_target(input: &[u8]) {
+    for line in String::from_utf8_lossy(input).lines() {
+        if let Some(pam::Line::Rule(kind, module, _)) = pam::parse(line) {
+            assert!(!kind.contains([' ', '\t']) && !module.contains('/'), "{kind} {module}");
+        }
+    }
+}
+
+/// Each setting stands on a line of the file, and a list holds no more than was set.
+fn unit_target(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let (mut lines, most) = (Vec::new(), text.lines().count());
+    unit::read("u", &text, &mut lines);
+    lines.extend(unit::shell_variables("u", &text));
+    for (place, key, value) in &lines {
+        let number: usize = place.strip_prefix("u:").unwrap().parse().unwrap();
+        assert!((1..=most).contains(&number), "{place} of {most} lines");
+        assert!(unit::list(&lines, key).len() <= lines.len());
+        let _ = unit::words(value);
+    }
+}
+
+/// Read or refused; every layer of a copy is one of the mounts, or the root.
+fn mounts_target(input: &[u8]) {
+    let Ok(mounts) = layers::parse(&String::from_utf8_lossy(input)) else { return };
+    for root in ["/", "/srv"].map(std::path::Path::new) {
+        let Ok(layers) = layers::choose(&mounts, root, &[]) else { continue };
+        let is_mount = |lower: &std::path::Path| mounts.iter().any(|mount| mount.point == lower);
+        assert!(layers.iter().all(|layer| layer.lower == root || is_mount(&layer.lower)));
+    }
+}
+
+/// The lines are records, to which the journal's own frame is put: else every mutation would end at the checksum.
+fn journal_target(input: &[u8]) {
+    let text = String::from_utf8_lossy(input).into_owned();
+    let frame = |(seq, record): (usize, &str)| {
+        let sum = Sha256::digest(format!("{seq}\n{record}").as_bytes());
+        let sum: String = sum.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("{{\"seq\":{seq},\"sum\":\"{sum}\",\"rec\":{record}}}\n")
+    };
+    let framed: String = text.lines().enumerate().map(frame).collect();
+    for text in [text, framed] {
+        let shelf = MemoryShelf::default();
+        shelf.create("r").unwrap();
+        shelf.replace("r", &text).unwrap();
+        let Ok(records) = journal::read(&shelf, "r") else { continue };
+        let open = journal::Journal::reopen(&shelf, "r").unwrap();
+        assert_eq!(open.records(), records);
+        assert_eq!(journal::read(&shelf, "r").unwrap(), records);
+        open.close(keyward::outcome::Exit::Refused, "x", "now").unwrap();
+        assert!(journal::is_over(&journal::read(&shelf, "r").unwrap()));
+    }
+}
+
+/// All lines but the last are records without their hash, which is put to them; the last one is the head.
+fn audit_target(input: &[u8]) {
+    let text = String::from_utf8_lossy(input).into_owned();
+    let (log, head) = text.rsplit_once('\n').unwrap_or(("", &text));
+    let hashed = |body: &str| {
+        let hash: String = Sha256::digest(body.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{body},\"hash\":\"{hash}\"}}\n")
+    };
+    for log in [format!("{log}\n"), log.lines().map(hashed).collect()] {
+        let ledger = MemoryLedger::default();
+        *ledger.log.borrow_mut() = log;
+        *ledger.head.borrow_mut() = Some(head.to_owned());
+        let _ = audit::verify(&ledger).unwrap();
+        let before = audit::entries(&ledger).unwrap().len();
+        if audit::record(&ledger, "r", "what", "text").is_ok() {
+            assert_eq!(audit::entries(&ledger).unwrap().len(), before + 1);
+        }
+    }
+}
+
 fn word<W: Word>(text: &str) {
     if let Ok(word) = W::parse(text) {
         let canonical = word.text();
@@ -288,6 +463,10 @@ const PIECES: &[&[u8]] = &[
     b"ALL",
     b"$",
     b"\\\n",
+    b"*",
+    b"?",
+    b" EXCEPT ",
+    b"18446744073709551615",
     b"\xc2\x85",
     b"\xe2\x80\xa8",
 ];
@@ -325,6 +504,18 @@ fn mutate(dice: &mut Dice, corpus: &[&str]) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// A format without a target is a parser that nobody tries to break.
+#[test]
+fn every_format_is_a_target() {
+    let modules = include_str!("../src/formats/mod.rs").lines().filter_map(|line| line.strip_prefix("pub mod "));
+    let modules: Vec<&str> = modules.map(|name| name.trim_end_matches(';')).collect();
+    assert!(modules.len() >= 12, "{modules:?}");
+    for module in modules {
+        let of_module = |target: &Target| target.name.split(':').next() == Some(module);
+        assert!(TARGETS.iter().any(of_module), "no target for formats::{module}: add a row to TARGETS");
+    }
 }
 
 #[test]

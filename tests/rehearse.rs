@@ -94,6 +94,37 @@ fn a_rehearsal_of_a_bare_machine_fetches_what_is_missing() {
     assert_eq!(before, snapshot(&tree), "the original changed");
 }
 
+/// What a program of the host says is text from the host: bounded and escaped, whoever reads it.
+#[test]
+fn what_apt_says_reaches_no_terminal_as_it_is() {
+    let name = "what_apt_says_reaches_no_terminal_as_it_is";
+    let tree = match support::tree("bookworm-bare") {
+        Ok(tree) => tree,
+        Err(reason) => return skipped(name, &reason),
+    };
+    let script = r#"
+        set -e
+        mount -t tmpfs -o mode=755 keyward-test /mnt
+        mkdir /mnt/upper /mnt/work /mnt/root
+        mount -t overlay -o lowerdir="$1",upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
+        rm /mnt/root/usr/bin/apt-get
+        printf '#!/bin/sh\nprintf "E: \033[2Jno archive %%01000d\\n" 0 >&2\nexit 100\n' >/mnt/root/usr/bin/apt-get
+        chmod 755 /mnt/root/usr/bin/apt-get
+        exec "$2" rehearse "$3" --format "$4" --root /mnt/root
+    "#;
+    for format in ["human", "json"] {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+        command.arg(&tree).args([KEYWARD, PLAYBOOK, format]);
+        let done = finish(command, b"");
+        let told = format!("{}{}", done.stdout, done.stderr);
+        assert!(told.contains("could not be fetched into the copy") && told.contains("no archive"), "{told}");
+        assert!(!told.contains('\u{1b}'), "{format}: {told:?}");
+        assert!(!told.contains(&"0".repeat(500)), "{format}: not bounded: {told}");
+        assert!(format == "human" || !done.stderr.contains("archive"), "beside the events: {}", done.stderr);
+    }
+}
+
 #[test]
 fn a_rehearsal_of_this_machine_leaves_it_alone() {
     let name = "a_rehearsal_of_this_machine";

@@ -128,7 +128,7 @@ fn packages_are_fetched_over_the_machines_network_and_then_it_is_cut() {
     let mut sandbox = Sandbox::open(&options(&tree)).unwrap();
     let out = |sandbox: &mut Sandbox, script: &str| {
         let (mut reader, writer) = std::io::pipe().unwrap();
-        let status = sandbox
+        let (status, _) = sandbox
             .fetch("/bin/sh", |command| {
                 command.args(["-c", script]).stdout(writer);
             })

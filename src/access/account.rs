@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::Result;
-use crate::formats::accounts::{PasswdEntry, ShadowEntry};
+use crate::formats::accounts::{Hash, PasswdEntry, ShadowEntry};
 use crate::formats::sshd_effective::Effective;
 use crate::formats::sshd_match::pattern_names;
 use crate::host::FileKind;
@@ -34,17 +34,6 @@ pub struct At {
     pub remarks: Vec<String>,
 }
 
-/// How a password field can be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hash {
-    /// Some password matches.
-    Usable,
-    /// No password is asked for.
-    Empty,
-    /// None ever matches.
-    Locked,
-}
-
 /// Days before an end at which it is told.
 const SOON: i64 = 30;
 
@@ -60,15 +49,9 @@ impl At {
     }
 }
 
-/// What a shadow(5) field lets in. Anything that is no hash of crypt(5) matches nothing.
+/// What a shadow(5) field lets in; without an entry nothing.
 pub fn hash(shadow: Option<&ShadowEntry>) -> Hash {
-    let field = shadow.map_or("*", |entry| entry.hash.reveal().as_str());
-    match field {
-        "" => Hash::Empty,
-        field if field.starts_with('$') => Hash::Usable,
-        field if field.starts_with(['!', '*']) || field.len() < 13 => Hash::Locked,
-        _ => Hash::Usable,
-    }
+    shadow.map_or(Hash::Locked, |entry| Hash::of(entry.hash.reveal()))
 }
 
 /// Shells that end a session at once.

@@ -206,6 +206,10 @@ impl Probe for After<'_> {
         self.probe.listeners()
     }
 
+    fn datagram_sockets(&self) -> Result<Vec<Listener>> {
+        self.probe.datagram_sockets()
+    }
+
     fn ask_staged(&self, files: &[Staged], command: &Command) -> Result<Output> {
         self.probe.ask_staged(files, command)
     }

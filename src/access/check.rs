@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use crate::change::{Change, Note, Promise, Risk, Stage, Step};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, SshdMode, ask_sshd, socket_ports};
-use crate::formats::accounts::Records;
+use crate::formats::accounts::{Hash, Records};
 use crate::formats::sshd_effective::Effective;
 use crate::host::{AccountEdit, Actor, Database, Output, Probe};
 use crate::outcome::Proven;
@@ -294,9 +294,9 @@ fn after_text(promises: &[Promise], before: Option<&Door>) -> String {
     format!("{port}{}", parts.join("; "))
 }
 
-/// Accounts with a password that crypt(5) can match, now and after the plan: the only ones a console lets in.
-fn console(changes: &[Change], probe: &dyn Probe) -> Result<Option<Note>> {
-    let Some(bytes) = probe.read(&Database::Shadow.path(), &Actor::Root)? else { return Ok(None) };
+/// Accounts with a password that crypt(5) can match, now and after the plan: the only ones sure to get in at a console.
+fn console(changes: &[Change], probe: &dyn Probe) -> Result<Vec<Note>> {
+    let Some(bytes) = probe.read(&Database::Shadow.path(), &Actor::Root)? else { return Ok(Vec::new()) };
     let mut hashes: BTreeMap<String, String> = BTreeMap::new();
     for entry in Records::parse(&bytes).shadow() {
         hashes.insert(entry.name.clone(), entry.hash.reveal().clone());
@@ -319,11 +319,19 @@ fn console(changes: &[Change], probe: &dyn Probe) -> Result<Option<Note>> {
         }
     }
     let after = usable(&hashes);
-    Ok(Some(match (before.is_empty(), after.is_empty()) {
+    let mut notes = vec![match (before.is_empty(), after.is_empty()) {
         (_, false) => Note::info(ABOUT, format!("console {} by password", after.join(", "))),
         (true, true) => Note::info(ABOUT, "console nobody, as before: no account has a password"),
         (false, true) => Note::warning(ABOUT, "console nobody any more: no account keeps a password"),
-    }))
+    }];
+    let empty = named(&hashes, Hash::Empty).join(", ");
+    if !empty.is_empty() {
+        let text = format!(
+            "console {empty} without any password, where PAM has nullok: give one, or lock with: usermod -p '*'"
+        );
+        notes.push(Note::warning(ABOUT, text));
+    }
+    Ok(notes)
 }
 
 fn edits(step: &Step) -> Option<&[AccountEdit]> {
@@ -333,9 +341,14 @@ fn edits(step: &Step) -> Option<&[AccountEdit]> {
     }
 }
 
-/// Names whose hash some password matches: not empty (PAM refuses those by default), not `*`, not `!...`.
+/// Names of those whose field is of a kind.
+fn named(hashes: &BTreeMap<String, String>, kind: Hash) -> Vec<String> {
+    hashes.iter().filter(|(_, hash)| Hash::of(hash) == kind).map(|(name, _)| name.clone()).collect()
+}
+
+/// Names whose hash some password matches.
 fn usable(hashes: &BTreeMap<String, String>) -> Vec<String> {
-    hashes.iter().filter(|(_, hash)| hash.starts_with('$')).map(|(name, _)| name.clone()).collect()
+    named(hashes, Hash::Usable)
 }
 
 #[cfg(test)]
@@ -377,7 +390,8 @@ mod tests {
     #[test]
     fn only_a_matchable_hash_opens_the_console() {
         let entry = |hash: &str| BTreeMap::from([("root".to_owned(), hash.to_owned())]);
-        for closed in ["", "*", "!", "!$6$x", "!*"] {
+        assert_eq!(usable(&entry("ab0123456789.")), ["root"], "the oldest kind of hash is one");
+        for closed in ["", "*", "!", "!$6$x", "!*", "x", "NP"] {
             assert!(usable(&entry(closed)).is_empty(), "{closed:?}");
         }
         assert_eq!(usable(&entry("$y$j9T$x$y")), ["root"]);

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use crate::error::Result;
 use crate::facts::Facts;
-use crate::formats::accounts::PasswdEntry;
+use crate::formats::accounts::{Hash, PasswdEntry};
 use crate::host::Probe;
 use crate::outcome::Proven;
 use crate::outcome::ways::{Account, Door, Method, Sudo, Ways};
 
-use super::account::{At, Hash, at, hash, is_closed};
+use super::account::{At, at, hash, is_closed};
 use super::after::After;
 use super::door::Doors;
 use super::keys;
@@ -246,12 +246,17 @@ fn root(
     if limited_to.is_some() && free == Proven::Yes { Proven::Unknown } else { free }
 }
 
-/// Whether the console lets it in: some password matches, or none is asked for.
+/// Whether the console lets it in: some password matches, or none is asked for and PAM takes that.
 fn console(look: &Look<'_>, pam: &Pam, account: &PasswdEntry) -> bool {
     let shadow = look.shadow(&account.name);
     let groups = look.groups(account);
     let names: Vec<&str> = groups.iter().map(|(name, _)| name.as_str()).collect();
-    hash(shadow.as_ref()) != Hash::Locked
+    let password = match hash(shadow.as_ref()) {
+        Hash::Usable => true,
+        Hash::Empty => pam.takes_empty(),
+        Hash::Locked => false,
+    };
+    password
         && !is_closed(&account.shell)
         && shadow.and_then(|entry| entry.expire).is_none_or(|day| day > look.today())
         && pam.console(&account.name, account.uid, &names).no.is_empty()

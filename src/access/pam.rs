@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::error::Result;
 use crate::formats::access_conf::{Verdict, judge_from};
+use crate::formats::pam;
 use crate::host::Actor;
 use crate::types::{AbsPath, Word as _};
 
@@ -129,6 +130,12 @@ impl Pam {
         against
     }
 
+    /// Whether the console takes an empty password: pam_unix(8) with `nullok`.
+    pub fn takes_empty(&self) -> bool {
+        let nullok = |rule: &&Rule| rule.args.iter().any(|arg| arg.starts_with("nullok"));
+        self.login.iter().any(|rule| rule.kind == "auth" && rule.module == "pam_unix" && nullok(&rule))
+    }
+
     fn account(
         &self,
         stack: &[Rule],
@@ -185,62 +192,16 @@ fn stack(look: &Look<'_>, service: &str, depth: usize) -> Result<Vec<Rule>> {
     let bytes = look.probe.read(&path, &Actor::Root)?.filter(|_| depth > 0).unwrap_or_default();
     let mut rules = Vec::new();
     for (at, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
-        match parse(line) {
-            Some(Line::Include(kind, other)) => {
+        match pam::parse(line) {
+            Some(pam::Line::Include(kind, other)) => {
                 let brought = stack(look, &other, depth - 1)?;
                 rules.extend(brought.into_iter().filter(|rule| kind.as_ref().is_none_or(|kind| rule.kind == *kind)));
             }
-            Some(Line::Rule(kind, module, args)) => {
+            Some(pam::Line::Rule(kind, module, args)) => {
                 rules.push(Rule { place: format!("{path}:{}", at + 1), kind, module, args });
             }
             None => {}
         }
     }
     Ok(rules)
-}
-
-enum Line {
-    Include(Option<String>, String),
-    Rule(String, String, Vec<String>),
-}
-
-fn parse(line: &str) -> Option<Line> {
-    let line = line.split('#').next().unwrap_or_default().trim();
-    if let Some(other) = line.strip_prefix("@include") {
-        return Some(Line::Include(None, other.trim().to_owned()));
-    }
-    let (kind, rest) = line.split_once([' ', '\t'])?;
-    let kind = kind.trim_start_matches('-').to_ascii_lowercase();
-    let rest = rest.trim_start();
-    // `[success=1 default=ignore]` holds blanks.
-    let (control, rest) = match rest.strip_prefix('[') {
-        Some(open) => open.split_once(']')?,
-        None => rest.split_once([' ', '\t'])?,
-    };
-    let mut words = rest.split_whitespace();
-    let module = words.next()?;
-    if matches!(control, "include" | "substack") {
-        return Some(Line::Include(Some(kind), module.to_owned()));
-    }
-    let name = module.rsplit('/').next().unwrap_or(module).trim_end_matches(".so").to_owned();
-    Some(Line::Rule(kind, name, words.map(str::to_owned).collect()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_stacks() {
-        let rule = |line: &str| match parse(line) {
-            Some(Line::Rule(kind, module, args)) => format!("{kind} {module} {}", args.join(" ")),
-            Some(Line::Include(kind, other)) => format!("include {kind:?} {other}"),
-            None => String::new(),
-        };
-        assert_eq!(rule("account [success=1 default=ignore]\tpam_unix.so  nullok # x"), "account pam_unix nullok");
-        assert_eq!(rule("-session optional /lib/security/pam_x.so"), "session pam_x ");
-        assert_eq!(rule("@include common-account"), "include None common-account");
-        assert_eq!(rule("auth substack other"), "include Some(\"auth\") other");
-        assert_eq!(rule("# account required pam_access.so"), "");
-    }
 }

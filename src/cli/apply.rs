@@ -13,7 +13,7 @@ use super::args::{ApplyArgs, Global, TargetArg};
 use super::job::Job;
 use super::live::Live;
 use super::terminal::Terminal;
-use super::{Ending, evidence, example, rehearse, state, tree};
+use super::{Ending, evidence, example, loader, rehearse, state, tree};
 
 /// Applies a playbook.
 pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result<Ending> {
@@ -79,9 +79,7 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
 fn held(args: &ApplyArgs, job: &Job, host: &RealHost) -> Result<String> {
     let identity = match &args.identity {
         None => None,
-        Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
-            Failure::input(file.display().to_string(), "cannot be read as a private key").why(error)
-        })?),
+        Some(file) => Some(loader::read_named(file)?),
     };
     let challenge = job.about.digest.as_bytes();
     for (user, key) in &job.declared {

@@ -2,10 +2,13 @@
 //! nothing: that is the rehearsal's own first stage.
 
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
 
 use crate::change::Note;
 use crate::error::{Failure, Result};
+use crate::host::real::RealHost;
+use crate::host::{Command, Host as _};
 use crate::target::sandbox::Sandbox;
 use crate::types::AbsPath;
 
@@ -13,6 +16,8 @@ use crate::types::AbsPath;
 pub const ARG: &str = "__fetch";
 
 const APT: &str = "/usr/bin/apt-get";
+/// One call of apt-get takes no longer.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// Downloads those of `needed` that the copied host does not have.
 ///
@@ -25,15 +30,21 @@ pub fn packages(needed: &[&str], root: &AbsPath, sandbox: &mut Sandbox) -> Resul
     if missing.is_empty() {
         return Ok(None);
     }
-    let code = sandbox.fetch("/proc/self/exe", |command| {
-        command.arg(ARG).args(&missing).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    let (code, said) = sandbox.fetch("/proc/self/exe", |command| {
+        command.arg(ARG).args(&missing).stdin(Stdio::null()).stdout(Stdio::null());
     })?;
     let list = missing.join(", ");
+    let why = said.lines().rev().find(|line| !line.trim().is_empty()).map(|line| format!(": {}", short(line)));
     Ok(Some(if code.success() {
         Note::info("copy", format!("fetched into the copy: {list}"))
     } else {
-        Note::warning("copy", format!("could not be fetched into the copy: {list}"))
+        Note::warning("copy", format!("could not be fetched into the copy: {list}{}", why.unwrap_or_default()))
     }))
+}
+
+/// As much of apt's last words as a note can hold.
+fn short(line: &str) -> String {
+    line.trim().chars().take(200).collect()
 }
 
 /// dpkg's own word (dpkg-query(1), the status file): `Status: install ok installed`, or on hold.
@@ -48,15 +59,30 @@ fn is_installed(status: &str, name: &str) -> bool {
 /// The hidden verb: the archive's lists when there are none, then the packages with what they depend on.
 pub fn main() -> ExitCode {
     let names: Vec<String> = std::env::args().skip(2).collect();
+    let host = RealHost::new();
     let apt = |words: &[&str], names: &[String]| {
-        let mut command = Command::new(APT);
-        command.args(["-qq", "-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=20"]).args(words).args(names);
-        command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
+        let fixed = [APT, "-qq", "-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=20"];
+        let words = fixed.iter().chain(words).map(|word| (*word).to_owned());
+        let command = Command::new(words.chain(names.iter().cloned()));
+        // It downloads, and nothing else: an archive that trickles may be given up.
+        let output = host.run(&command.env("DEBIAN_FRONTEND", "noninteractive").deadline(LONGEST));
+        match output {
+            Ok(output) if output.ok() => Ok(()),
+            Ok(output) => Err(output.last_line()),
+            Err(failure) => Err(failure.line()),
+        }
     };
     let download = ["install", "--download-only", "--no-install-recommends", "--yes"];
-    let fetched = (has_lists() && apt(&download, &names)) || (apt(&["update"], &[]) && apt(&download, &names));
-    if fetched { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let with_lists = || apt(&["update"], &[]).and_then(|()| apt(&download, &names));
+    let fetched = if has_lists() { apt(&download, &names).or_else(|_| with_lists()) } else { with_lists() };
+    match fetched {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            use std::io::Write as _;
+            let _ = writeln!(std::io::stderr(), "{}", short(&why));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn has_lists() -> bool {

@@ -1,9 +1,14 @@
 //! `keyward init`: writes a commented first playbook from what is found here. Never overwrites.
 
 use std::collections::BTreeSet;
+use std::fs::{File, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, fchown};
 use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, fstat};
 
 use crate::error::{Failure, Result};
 use crate::formats::accounts::Records;
@@ -11,11 +16,11 @@ use crate::host::real::RealHost;
 use crate::host::{Actor, Probe};
 use crate::outcome::Exit;
 use crate::playbook::{Found, Listener, starter};
-use crate::types::{AbsPath, Port, Proto, PublicKey, UserName, Word};
+use crate::types::{AbsPath, Port, PublicKey, UserName, Word};
 
 use super::args::InitArgs;
 use super::terminal::{self, Terminal};
-use super::{Ending, state};
+use super::{Ending, loader, state};
 
 /// Asks or takes flags, looks, writes.
 pub fn run(args: &InitArgs, terminal: &mut Terminal) -> Result<Ending> {
@@ -83,23 +88,29 @@ fn ssh_port(host: &RealHost) -> Port {
     of_sshd.and_then(|listener| Port::new(listener.port).ok()).unwrap_or(Port::SSH)
 }
 
+/// Ports on which DHCP clients get their answers; ufw's own rules let those in.
+const DHCP_CLIENTS: [u16; 2] = [68, 546];
+
 /// What can be reached from other machines, without SSH.
 fn listening(host: &RealHost, ssh: Port) -> Vec<Listener> {
-    let listeners = host.listeners().unwrap_or_default();
+    let mut listeners = host.listeners().unwrap_or_default();
+    listeners.retain(|listener| listener.port != ssh.get());
+    let datagrams = host.datagram_sockets().unwrap_or_default();
+    listeners.extend(datagrams.into_iter().filter(|socket| !DHCP_CLIENTS.contains(&socket.port)));
     let mut seen = BTreeSet::new();
     listeners
         .into_iter()
-        .filter(|listener| !listener.address.is_loopback() && listener.port != ssh.get() && seen.insert(listener.port))
+        .filter(|listener| !listener.address.is_loopback() && seen.insert((listener.proto, listener.port)))
         .filter_map(|listener| {
             let program = listener.programs.first().cloned().unwrap_or_default();
-            Some(Listener { port: Port::new(listener.port).ok()?, proto: Proto::Tcp, program })
+            Some(Listener { port: Port::new(listener.port).ok()?, proto: listener.proto, program })
         })
         .collect()
 }
 
 fn key_file(path: &Path) -> Result<PublicKey> {
     let shown = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::input(&shown, "cannot be read").why(error))?;
+    let text = loader::read_named(path)?;
     PublicKey::parse(text.trim_end()).map_err(|bad| Failure::input(shown, bad.why).hint(bad.hint))
 }
 
@@ -142,12 +153,32 @@ fn home(host: &RealHost) -> Option<(AbsPath, Actor)> {
     Some((home, actor))
 }
 
+/// Makes a file that was not there, for everybody to read, and behind sudo for the caller to edit.
 fn write(path: &Path, text: &str) -> Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o644);
-    let written =
-        options.open(path).and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-    written.map_err(|error| Failure::input(path.display().to_string(), "cannot be written").why(error))
+    make(path, text).map_err(|error| Failure::input(path.display().to_string(), "cannot be written").why(error))
+}
+
+fn make(path: &Path, text: &str) -> std::io::Result<()> {
+    let name = path.file_name().ok_or(Errno::EISDIR)?;
+    let above = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let dir = open(above, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut file = File::from(openat(&dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+    file.write_all(text.as_bytes())?;
+    // The process has the umask 077; a playbook holds no secret.
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    // In somebody else's directory root keeps it: who called sudo could not put a file of theirs there either.
+    if let Some((uid, gid)) = caller_ids().filter(|(uid, _)| fstat(&dir).is_ok_and(|dir| dir.st_uid == *uid)) {
+        fchown(&file, Some(uid), Some(gid))?;
+    }
+    file.sync_all()
+}
+
+/// Uid and gid of whoever called sudo.
+fn caller_ids() -> Option<(u32, u32)> {
+    let id = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    nix::unistd::geteuid().is_root().then_some(())?;
+    id("SUDO_UID").zip(id("SUDO_GID"))
 }
 
 #[cfg(test)]

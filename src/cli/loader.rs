@@ -99,11 +99,7 @@ impl FileLoader {
         let base = above.as_ref().unwrap_or(&directory.fd);
         let fd = openat(base, file, flags, Mode::empty()).map_err(|errno| refusal(&place, &place, errno))?;
         let meta = stat(&fd, &place)?;
-        if SFlag::from_bits_truncate(meta.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-            return Err(
-                Failure::input(&place, "not a regular file").hint("name a file; keyward reads pipes only as '-'")
-            );
-        }
+        regular(&meta, &place, "name a file; keyward reads pipes only as '-'")?;
         self.trust.judge(&meta, &place)?;
         if shared && self.trust != Trust::Anyone && meta.st_nlink > 1 {
             return Err(Failure::input(&place, "a hard link in a directory that others can write")
@@ -111,6 +107,26 @@ impl FileLoader {
         }
         bounded(&place, File::from(fd))
     }
+}
+
+/// The text of a file that the command line names. Links are followed, as for every program's arguments; but only a
+/// regular file is read, without waiting for anybody, and no more of it than a playbook may have.
+///
+/// # Errors
+/// When there is none, or it is large or not UTF-8.
+pub fn read_named(path: &Path) -> Result<String> {
+    let place = path.display().to_string();
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let fd = open(path, flags, Mode::empty()).map_err(|errno| refusal(&place, &place, errno))?;
+    regular(&stat(&fd, &place)?, &place, "name a file that is one")?;
+    bounded(&place, File::from(fd))
+}
+
+fn regular(meta: &FileStat, place: &str, hint: &str) -> Result<()> {
+    if SFlag::from_bits_truncate(meta.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG {
+        return Ok(());
+    }
+    Err(Failure::input(place, "not a regular file").hint(hint))
 }
 
 impl Loader for FileLoader {

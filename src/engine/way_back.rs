@@ -404,6 +404,7 @@ mod tests {
             .map(|(address, port, program)| Listener {
                 address: address.parse().unwrap(),
                 port: *port,
+                proto: crate::types::Proto::Tcp,
                 programs: program.split_whitespace().map(str::to_owned).collect(),
             })
             .collect();

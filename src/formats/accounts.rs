@@ -51,6 +51,32 @@ pub struct ShadowEntry {
     pub expire: Option<i64>,
 }
 
+/// How a password field of shadow(5) can be used.
+///
+/// Only [`Hash::Usable`] is a way in to count on: an empty field lets in where PAM's `nullok` applies, which is Debian's
+/// default at the console and depends on a line in /etc/pam.d. It is a danger to be told, not a door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hash {
+    /// Some password matches.
+    Usable,
+    /// No password is asked for.
+    Empty,
+    /// None ever matches.
+    Locked,
+}
+
+impl Hash {
+    /// What a field is. Anything that is no hash of crypt(5) matches nothing.
+    pub fn of(field: &str) -> Self {
+        match field {
+            "" => Self::Empty,
+            field if field.starts_with('$') => Self::Usable,
+            field if field.starts_with(['!', '*']) || field.len() < 13 => Self::Locked,
+            _ => Self::Usable,
+        }
+    }
+}
+
 /// A line of group(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupEntry {

@@ -199,15 +199,20 @@ fn seconds(text: &str) -> Option<u64> {
     for c in text.chars() {
         match (c.to_digit(10), c.to_ascii_lowercase()) {
             (Some(digit), _) => number = Some(number.unwrap_or(0).checked_mul(10)?.checked_add(digit.into())?),
-            (None, 's') => total += number.take()?,
-            (None, 'm') => total += number.take()?.checked_mul(60)?,
-            (None, 'h') => total += number.take()?.checked_mul(3600)?,
-            (None, 'd') => total += number.take()?.checked_mul(86_400)?,
-            (None, 'w') => total += number.take()?.checked_mul(604_800)?,
-            _ => return None,
+            (None, unit) => {
+                let seconds = match unit {
+                    's' => 1,
+                    'm' => 60,
+                    'h' => 3600,
+                    'd' => 86_400,
+                    'w' => 604_800,
+                    _ => return None,
+                };
+                total = total.checked_add(number.take()?.checked_mul(seconds)?)?;
+            }
         }
     }
-    Some(total + number.unwrap_or(0))
+    total.checked_add(number.unwrap_or(0))
 }
 
 /// True when every criterion of a Match line holds. Without a connection only `all` does.

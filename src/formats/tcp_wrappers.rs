@@ -34,7 +34,7 @@ pub fn lets_in(allow: &str, deny: &str, daemon: &str, from: IpAddr) -> (Option<b
 /// Every client that the rules for `daemon` name, as written.
 pub fn clients(text: &str, daemon: &str) -> Vec<String> {
     let rules = lines(text).into_iter().filter_map(|(_, line)| Rule::parse(&line));
-    rules.filter(|rule| rule.is_for(daemon)).flat_map(|rule| rule.clients).collect()
+    rules.filter(|rule| rule.is_for(daemon) != Some(false)).flat_map(|rule| rule.clients).collect()
 }
 
 struct Rule {
@@ -55,7 +55,7 @@ fn lines(text: &str) -> Vec<(usize, String)> {
         }
         open = goes_on;
     }
-    found.retain(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
+    found.retain(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
     found
 }
 
@@ -73,27 +73,38 @@ impl Rule {
             }
         }
         let words = |text: &str| -> Vec<String> {
-            text.split([' ', '\t', ',']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+            text.split([' ', '\t', '\r', ',']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
         };
         let [daemons, clients, rest @ ..] = parts.as_slice() else { return None };
         Some(Self { daemons: words(daemons), clients: words(clients), option: rest.join(":").trim().to_lowercase() })
     }
 
-    fn is_for(&self, daemon: &str) -> bool {
-        listed(&self.daemons, |word| Some(word == "ALL" || word.split('@').next() == Some(daemon))) != Some(false)
+    /// Whether it is for a daemon; `None` when that depends on which of the host's addresses was called.
+    fn is_for(&self, daemon: &str) -> Option<bool> {
+        listed(&self.daemons, |word| {
+            let (name, host) = word.split_once('@').map_or((word, None), |(name, host)| (name, Some(host)));
+            let named = is(name, "ALL") || is(name, "KNOWN") || is(name, daemon);
+            if named && host.is_some() { None } else { Some(named) }
+        })
     }
 
     fn matches(&self, daemon: &str, from: IpAddr) -> Option<bool> {
-        if !self.is_for(daemon) {
-            return Some(false);
+        match (self.is_for(daemon), listed(&self.clients, |word| client(word, from))) {
+            (Some(false), _) | (_, Some(false)) => Some(false),
+            (Some(true), client) => client,
+            (None, _) => None,
         }
-        listed(&self.clients, |word| client(word, from))
     }
+}
+
+/// libwrap compares all words and names by strcasecmp(3).
+const fn is(word: &str, other: &str) -> bool {
+    word.eq_ignore_ascii_case(other)
 }
 
 /// `A B EXCEPT C`: one of the first, and none of what follows.
 fn listed(words: &[String], hit: impl Fn(&str) -> Option<bool> + Copy) -> Option<bool> {
-    let split = words.iter().position(|word| word == "EXCEPT").unwrap_or(words.len());
+    let split = words.iter().position(|word| is(word, "EXCEPT")).unwrap_or(words.len());
     let (head, tail) = (words.get(..split).unwrap_or_default(), words.get(split + 1..).unwrap_or_default());
     let mut named = Some(false);
     for word in head {
@@ -113,13 +124,14 @@ fn listed(words: &[String], hit: impl Fn(&str) -> Option<bool> + Copy) -> Option
     }
 }
 
-/// Whether a pattern names an address; `None` for names of hosts, files and netgroups.
+/// Whether a pattern names an address; `None` for names of hosts (`LOCAL` is one without a dot), files and netgroups.
 fn client(word: &str, from: IpAddr) -> Option<bool> {
-    let from = from.to_string();
-    let numeric = !word.is_empty() && word.chars().all(|c| c.is_ascii_hexdigit() || ".:/*?".contains(c));
+    let (word, from) = (word.to_ascii_lowercase(), from.to_string());
+    let word = word.as_str();
+    let starts = word.contains(':') || word.starts_with(|c: char| c.is_ascii_digit() || "*?".contains(c));
+    let numeric = starts && word.chars().all(|c| c.is_ascii_hexdigit() || ".:/*?".contains(c));
     match word {
-        "ALL" => Some(true),
-        "LOCAL" => Some(false),
+        "all" => Some(true),
         _ if word.ends_with('.') && numeric => Some(from.starts_with(word)),
         _ if word.contains(['*', '?']) && numeric => Some(pattern_names(word, &from)),
         _ if numeric => {
@@ -153,6 +165,21 @@ mod tests {
             ("sshd: ALL : deny\n", "", "11.1.1.1", Some(false), "/etc/hosts.allow:1"),
             ("sshd: ALL : spawn /bin/x\n", "", "11.1.1.1", None, "/etc/hosts.allow:1"),
             ("sshd: .example.org\n", "ALL: ALL", "11.1.1.1", None, "/etc/hosts.allow:1"),
+            // libwrap compares words and names without case.
+            ("", "all: all", "192.0.2.1", Some(false), "/etc/hosts.deny:1"),
+            ("SSHD: 10.\n", "All: All", "10.1.1.1", Some(true), "/etc/hosts.allow:1"),
+            ("", "Sshd: ALL except 11.", "11.1.1.1", Some(true), ""),
+            ("", "Sshd: ALL except 11.", "12.1.1.1", Some(false), "/etc/hosts.deny:1"),
+            ("", "all except SSHD: all", "11.1.1.1", Some(true), ""),
+            ("sshd: ALL : DENY\n", "", "11.1.1.1", Some(false), "/etc/hosts.allow:1"),
+            ("sshd: [FE80::]/10\n", "ALL: ALL", "fe80::1", Some(true), "/etc/hosts.allow:1"),
+            // Names: of hosts (also such as look like numbers), of the daemon's own address.
+            ("sshd: local\n", "ALL: ALL", "11.1.1.1", None, "/etc/hosts.allow:1"),
+            ("sshd: cafe.de\n", "ALL: ALL", "11.1.1.1", None, "/etc/hosts.allow:1"),
+            ("sshd@10.0.0.1: ALL\n", "ALL: ALL", "11.1.1.1", None, "/etc/hosts.allow:1"),
+            ("known: ALL\n", "ALL: ALL", "11.1.1.1", Some(true), "/etc/hosts.allow:1"),
+            // A '#' is a comment at the start of a line only.
+            ("", " # sshd: ALL", "11.1.1.1", Some(false), "/etc/hosts.deny:1"),
         ] {
             assert_eq!(says(allow, deny, from), (verdict, place.to_owned()), "{allow:?} {deny:?} {from}");
         }

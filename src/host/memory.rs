@@ -15,7 +15,7 @@ use self::acts::{Way, bytes_of, capture, edited, no_stale_lock, put, remove, res
 use super::rules::{self, Who};
 use super::{AccountEdit, Actor, Command, Host, Image, Listener, Meta, Node, Output, Owner, Probe, Staged, edits};
 use crate::error::{Failure, Result};
-use crate::types::AbsPath;
+use crate::types::{AbsPath, Proto};
 
 /// A small stand-in for a program: sees and may change the world.
 type Model = Rc<dyn Fn(&mut World, &Command) -> Output>;
@@ -188,9 +188,11 @@ impl Probe for MemoryHost {
     }
 
     fn listeners(&self) -> Result<Vec<Listener>> {
-        let mut listeners = self.world.borrow().listeners.clone();
-        listeners.sort();
-        Ok(listeners)
+        Ok(self.world.borrow().sockets(Proto::Tcp))
+    }
+
+    fn datagram_sockets(&self) -> Result<Vec<Listener>> {
+        Ok(self.world.borrow().sockets(Proto::Udp))
     }
 
     fn ask_staged(&self, files: &[Staged], command: &Command) -> Result<Output> {

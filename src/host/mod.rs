@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::types::{AbsPath, UserName};
+use crate::types::{AbsPath, Proto, UserName};
 
 /// Largest file that [`Probe::read`] gives back; a larger one is a failure, never a cut text.
 pub const READ_LIMIT: u64 = 1 << 20;
@@ -176,13 +176,15 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// A TCP socket in state LISTEN.
+/// A socket that takes what strangers send: TCP in state LISTEN, or UDP without a peer of its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Listener {
     /// Local address.
     pub address: std::net::IpAddr,
     /// Local port.
     pub port: u16,
+    /// Its protocol.
+    pub proto: Proto,
     /// Names (comm) of the processes that hold it; empty when they cannot be seen.
     pub programs: Vec<String>,
 }
@@ -243,11 +245,12 @@ impl Output {
         self.code == 0
     }
 
-    /// The last non-empty line of stderr, else of stdout, for messages.
+    /// The last non-empty line of stderr, else of stdout, for messages; no more of it than a message can hold.
     pub fn last_line(&self) -> String {
         let last =
             |text: &str| text.lines().rev().find(|line| !line.trim().is_empty()).map(str::trim).map(str::to_owned);
-        last(&self.stderr).or_else(|| last(&self.stdout)).unwrap_or_else(|| format!("exit code {}", self.code))
+        let line = last(&self.stderr).or_else(|| last(&self.stdout));
+        line.map_or_else(|| format!("exit code {}", self.code), |line| line.chars().take(400).collect())
     }
 }
 
@@ -304,11 +307,18 @@ pub trait Probe {
     /// True when `path` is an executable regular file.
     fn has_program(&self, path: &str) -> bool;
 
-    /// All TCP sockets in state LISTEN of this network namespace, both families.
+    /// All TCP sockets in state LISTEN of this network namespace, both families. No UDP: a port number of the one says
+    /// nothing of the other.
     ///
     /// # Errors
     /// When the kernel does not show them.
     fn listeners(&self) -> Result<Vec<Listener>>;
+
+    /// All UDP sockets that have no peer, both families: services, but also clients that wait for an answer.
+    ///
+    /// # Errors
+    /// When the kernel does not show them.
+    fn datagram_sockets(&self) -> Result<Vec<Listener>>;
 
     /// Like [`Probe::ask`] with files laid into a fresh private directory first; every `{stage}` in `argv`, `stdin`
     /// and in the files' text becomes its path. The directory is gone afterwards.

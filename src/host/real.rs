@@ -32,7 +32,7 @@ use super::{
     AccountEdit, Actor, Command, FileKind, Host, Image, Listener, Meta, Node, Output, Owner, Probe, Staged, rules,
 };
 use crate::error::{Failure, Kind, Result};
-use crate::types::{AbsPath, UserName};
+use crate::types::{AbsPath, Proto, UserName};
 
 /// The machine this process runs on.
 #[derive(Debug)]
@@ -277,7 +277,11 @@ impl Probe for RealHost {
     }
 
     fn listeners(&self) -> Result<Vec<Listener>> {
-        self.ahead.listeners()
+        Ok(self.ahead.listeners()?.into_iter().filter(|socket| socket.proto == Proto::Tcp).collect())
+    }
+
+    fn datagram_sockets(&self) -> Result<Vec<Listener>> {
+        Ok(self.ahead.listeners()?.into_iter().filter(|socket| socket.proto == Proto::Udp).collect())
     }
 
     fn ask_staged(&self, files: &[Staged], command: &Command) -> Result<Output> {

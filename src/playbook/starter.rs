@@ -97,8 +97,8 @@ fn keys(keys: &[PublicKey], out: &mut String) {
 }
 
 fn openings(found: &Found, out: &mut String) {
-    let mut listening: Vec<&Listener> =
-        found.listening.iter().filter(|one| one.port != found.ssh_port && one.port != found.wanted_port).collect();
+    let of_ssh = |one: &&Listener| one.proto == Proto::Tcp && [found.ssh_port, found.wanted_port].contains(&one.port);
+    let mut listening: Vec<&Listener> = found.listening.iter().filter(|one| !of_ssh(one)).collect();
     listening.sort_by_key(|one| (one.port, one.proto));
     listening.dedup_by_key(|one| (one.port, one.proto));
     if listening.is_empty() {

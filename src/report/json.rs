@@ -1,7 +1,7 @@
 //! `--format json`: one event a line, as documented in ARCHITECTURE.md. No content of a step and no password hash.
 
-use crate::change::{Change, Plan, Step};
-use crate::host::{AccountEdit, Database, Image, Node};
+use crate::change::{Action, Change, Inverse, Plan, Step};
+use crate::host::{AccountEdit, Command, Database, Image, Node};
 use crate::outcome::Event;
 
 use super::escape;
@@ -37,14 +37,33 @@ fn empty(change: &mut Change) {
         gate.staged.clear();
         gate.command.stdin.clear();
     }
+    let activation = &mut change.activation;
+    for action in activation.forward.iter_mut().chain(&mut activation.backward) {
+        commands(action).into_iter().for_each(|command| command.stdin.clear());
+    }
     for step in &mut change.steps {
         match step {
             Step::Put { node: Node::File { content, .. }, .. }
             | Step::Restore { image: Image::File { content, .. }, .. } => content.clear(),
             Step::Account { edits } => edits.iter_mut().for_each(hide),
-            Step::Run { command, .. } => command.stdin.clear(),
+            Step::Run { command, inverse } => {
+                command.stdin.clear();
+                if let Inverse::Command(command) = inverse {
+                    command.stdin.clear();
+                }
+            }
             Step::Put { .. } | Step::Remove { .. } | Step::Restore { .. } => {}
         }
+    }
+}
+
+/// The programs that an action runs; the firewall's are given all of its rules.
+fn commands(action: &mut Action) -> Vec<&mut Command> {
+    match action {
+        Action::Run(command) => vec![command],
+        Action::When { check, run, .. } => vec![check, run],
+        Action::Hangup { by, .. } => by.iter_mut().collect(),
+        Action::AwaitListeners { .. } => Vec::new(),
     }
 }
 
@@ -64,7 +83,7 @@ fn hide(edit: &mut AccountEdit) {
 mod tests {
     use super::*;
     use crate::change::{Risk, Stage};
-    use crate::host::{Actor, Command, Owner};
+    use crate::host::{Actor, Owner};
     use crate::types::AbsPath;
 
     #[test]
@@ -83,8 +102,15 @@ mod tests {
                 actor: Actor::Root,
                 node: Node::File { content: b"CANARY".to_vec(), mode: 0o600, owner: Owner::Actor },
             },
-            Step::Run { command: Command::new(["/bin/x"]).stdin("CANARY"), inverse: crate::change::Inverse::Nothing },
+            Step::Run { command: Command::new(["/bin/x"]).stdin("CANARY"), inverse: Inverse::Nothing },
         ];
+        let secret = || Command::new(["/bin/x"]).stdin("CANARY");
+        let when = Action::When { check: secret(), codes: vec![1], run: secret() };
+        change.activation.forward = vec![Action::Run(secret()), when.clone()];
+        let pidfile = AbsPath::fixed("/run/sshd.pid");
+        let hangup = Action::Hangup { pidfile, program: AbsPath::fixed("/usr/sbin/sshd"), by: Some(secret()) };
+        change.activation.backward = vec![when, hangup];
+        change.steps.push(Step::Run { command: secret(), inverse: Inverse::Command(secret()) });
         let plan = Plan {
             version: Plan::VERSION,
             host: "h\u{9b}".into(),

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use crate::change::{Change, Claim, Difference, Note, Risk, Stage, Step};
 use crate::error::{Failure, Result};
 use crate::facts::Facts;
-use crate::formats::accounts::Records;
+use crate::formats::accounts::{Hash, Records};
 use crate::host::{AccountEdit, Actor, Database, Probe};
 use crate::resource::{Planned, Resource, Section};
 use crate::types::{AbsPath, Password};
@@ -80,13 +80,14 @@ impl Resource for Root {
         if !console_login(&observed.shadow, value) {
             planned.notes.push(Note::warning(
                 "root.password",
-                "no account has a usable password: nobody could log in at the provider's console",
+                "no account has a usable password: nobody could be sure to log in at the provider's console",
             ));
         }
         if value.is_empty() {
-            planned
-                .notes
-                .push(Note::warning("root.password", "root's password is empty: anyone at the console is root"));
+            planned.notes.push(Note::warning(
+                "root.password",
+                "root's password is empty: anyone at the console is root, where PAM has nullok",
+            ));
         }
         Ok(planned)
     }
@@ -102,7 +103,7 @@ const fn describe(hash: &str) -> &'static str {
 
 /// True when a password is left that some account could log in with, root's being `root`.
 fn console_login(shadow: &Records, root: &str) -> bool {
-    let usable = |hash: &str| !hash.starts_with(['!', '*', 'x']);
+    let usable = |hash: &str| Hash::of(hash) == Hash::Usable;
     usable(root) || shadow.shadow().iter().any(|entry| entry.name != "root" && usable(entry.hash.reveal()))
 }
 
@@ -140,5 +141,11 @@ mod tests {
     fn a_host_without_any_password_is_pointed_out() {
         assert_eq!(planned("root:$6$x:1::::::\na:*:1::::::\n", Some(Password::Locked)).notes.len(), 1);
         assert_eq!(planned("root:!:1::::::\n", None).notes.len(), 1);
+        // An empty field is no password to count on, and neither is what no password matches.
+        assert_eq!(planned("root:!:1::::::\na::1::::::\n", None).notes.len(), 1);
+        assert_eq!(planned("root:!:1::::::\na:NP:1::::::\n", None).notes.len(), 1);
+        assert_eq!(planned("root:!:1::::::\na:ab0123456789.:1::::::\n", None).notes.len(), 0);
+        let empty = planned("root::1::::::\n", None).notes;
+        assert!(empty.len() == 2 && empty.iter().any(|note| note.text.contains("is empty")), "{empty:?}");
     }
 }

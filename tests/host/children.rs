@@ -1,11 +1,12 @@
 //! Programs: what they are given, what they may do, and that nothing of them is left after the deadline.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use keyward::error::Kind;
 use keyward::host::{Command, Host, OUTPUT_LIMIT, Probe, Staged};
+use keyward::types::Proto;
 
 use crate::bench::{inside, sh};
 use crate::{at, machine};
@@ -198,6 +199,15 @@ fn listeners_are_found_with_their_programs() {
             wanted.iter().map(|a| (a.ip(), a.port())).collect::<Vec<_>>()
         );
         assert!(seen.iter().all(|listener| listener.programs == [name.clone()]), "{seen:?} {name}");
+        // UDP is a list of its own, and what has a peer is nobody's service.
+        let service = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect("127.0.0.1:9").unwrap();
+        let datagrams = host.datagram_sockets().unwrap();
+        assert_eq!(datagrams.len(), 1, "{datagrams:?}");
+        assert_eq!((datagrams[0].port, datagrams[0].proto), (service.local_addr().unwrap().port(), Proto::Udp));
+        assert_eq!(datagrams[0].programs, [name]);
+        assert_eq!(host.listeners().unwrap(), seen);
     });
 }
 

@@ -56,6 +56,10 @@ impl Probe for FailingHost<'_> {
     fn listeners(&self) -> Result<Vec<Listener>> {
         self.host.listeners()
     }
+
+    fn datagram_sockets(&self) -> Result<Vec<Listener>> {
+        self.host.datagram_sockets()
+    }
     fn ask_staged(&self, files: &[Staged], command: &Command) -> Result<Output> {
         self.host.ask_staged(files, command)
     }

@@ -10,7 +10,7 @@ use keyward::outcome::{Evidence, Moment, Proven, Reach};
 use keyward::proof::{OutsideProver, RootKey, Route, WORKER_ARG};
 use keyward::resource::Prover as _;
 use keyward::target::sandbox::{INSIDE_V4, INSIDE_V6, sources};
-use keyward::types::{AbsPath, Port, UserName, Word as _};
+use keyward::types::{AbsPath, Port, Proto, UserName, Word as _};
 
 use super::Outside;
 use super::support::Bed;
@@ -69,9 +69,13 @@ impl Probe for Looks<'_> {
             let (address, port) = local.rsplit_once(':')?;
             let address = address.trim_matches(['[', ']']).replace('*', "::");
             let programs = if line.contains("\"sshd\"") { vec!["sshd".to_owned()] } else { Vec::new() };
-            Some(Listener { address: address.parse().ok()?, port: port.parse().ok()?, programs })
+            Some(Listener { address: address.parse().ok()?, port: port.parse().ok()?, proto: Proto::Tcp, programs })
         };
         Ok(table.lines().filter_map(listener).collect())
+    }
+
+    fn datagram_sockets(&self) -> Result<Vec<Listener>> {
+        Err(Failure::unknown("copy", "not asked for in these tests"))
     }
 
     fn ask_staged(&self, _: &[Staged], _: &Command) -> Result<Output> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::host::{FileKind, Listener, Meta};
-use crate::types::{AbsPath, Word};
+use crate::types::{AbsPath, Proto, Word};
 
 /// What a node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct World {
     nodes: BTreeMap<String, Entry>,
-    /// TCP sockets in state LISTEN.
+    /// Sockets that take what strangers send.
     pub listeners: Vec<Listener>,
 }
 
@@ -74,6 +74,13 @@ impl Default for World {
 }
 
 impl World {
+    /// The sockets of a protocol, sorted.
+    pub fn sockets(&self, proto: Proto) -> Vec<Listener> {
+        let mut found: Vec<Listener> = self.listeners.iter().filter(|socket| socket.proto == proto).cloned().collect();
+        found.sort();
+        found
+    }
+
     /// Puts a node at a clean absolute path, with its missing parents as root's directories of mode 0755.
     /// A path that is not clean is left out.
     pub fn set(&mut self, path: &str, entry: Entry) {

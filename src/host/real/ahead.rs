@@ -52,7 +52,7 @@ impl Ahead {
         asked.answer.clone()
     }
 
-    /// The listening sockets, looked up once in a look.
+    /// The sockets that take what strangers send, looked up once in a look.
     pub fn listeners(&self) -> Result<Vec<Listener>> {
         let mut look = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(look) = look.as_mut() else { return sockets::listeners() };

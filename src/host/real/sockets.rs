@@ -1,24 +1,33 @@
-//! Listening TCP sockets from /proc/net (proc_net(5)), and who holds them.
+//! Sockets that take what strangers send, from /proc/net (proc_net(5)), and who holds them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::{Failure, Result};
 use crate::host::Listener;
+use crate::types::Proto;
 
 /// State TCP_LISTEN in hexadecimal.
 const LISTEN: &str = "0A";
+/// State TCP_CLOSE, which for UDP means that nobody is at the other end.
+const UNCONNECTED: &str = "07";
+/// The tables, with the state that counts; a kernel without IPv6 has no second one of each.
+const TABLES: [(&str, Proto, bool); 4] = [
+    ("/proc/thread-self/net/tcp", Proto::Tcp, true),
+    ("/proc/thread-self/net/tcp6", Proto::Tcp, false),
+    ("/proc/thread-self/net/udp", Proto::Udp, true),
+    ("/proc/thread-self/net/udp6", Proto::Udp, false),
+];
 
-/// All TCP sockets in state LISTEN of this thread's network namespace.
+/// All TCP sockets in state LISTEN and all UDP sockets without a peer of this thread's network namespace.
 ///
 /// # Errors
 /// When /proc does not show them.
 pub fn listeners() -> Result<Vec<Listener>> {
     let mut sockets = Vec::new();
-    for (file, must) in [("/proc/thread-self/net/tcp", true), ("/proc/thread-self/net/tcp6", false)] {
+    for (file, proto, must) in TABLES {
         match std::fs::read_to_string(file) {
-            Ok(text) => sockets.extend(text.lines().skip(1).filter_map(parse)),
-            // A kernel without IPv6 has no second table.
+            Ok(text) => sockets.extend(text.lines().skip(1).filter_map(|line| parse(line, proto))),
             Err(error) if !must && error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(Failure::unknown(file, "the listening sockets cannot be read")
@@ -30,9 +39,9 @@ pub fn listeners() -> Result<Vec<Listener>> {
     let holders = holders(&sockets.iter().map(|socket| socket.inode).collect());
     let mut listeners: Vec<Listener> = sockets
         .into_iter()
-        .map(|Socket { address, port, inode }| {
+        .map(|Socket { address, port, proto, inode }| {
             let programs = holders.get(&inode).map(|names| names.iter().cloned().collect()).unwrap_or_default();
-            Listener { address, port, programs }
+            Listener { address, port, proto, programs }
         })
         .collect();
     listeners.sort();
@@ -42,19 +51,23 @@ pub fn listeners() -> Result<Vec<Listener>> {
 struct Socket {
     address: IpAddr,
     port: u16,
+    proto: Proto,
     inode: u64,
 }
 
 /// A line `sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode ...`.
-fn parse(line: &str) -> Option<Socket> {
+fn parse(line: &str, proto: Proto) -> Option<Socket> {
     let fields: Vec<&str> = line.split_whitespace().collect();
-    if fields.get(3) != Some(&LISTEN) {
+    let state = if proto == Proto::Tcp { LISTEN } else { UNCONNECTED };
+    let peerless = fields.get(2)?.chars().all(|c| matches!(c, '0' | ':'));
+    if fields.get(3) != Some(&state) || !peerless {
         return None;
     }
     let (address, port) = fields.get(1)?.split_once(':')?;
     Some(Socket {
         address: parse_address(address)?,
         port: u16::from_str_radix(port, 16).ok()?,
+        proto,
         inode: fields.get(9)?.parse().ok()?,
     })
 }
@@ -109,13 +122,18 @@ mod tests {
     fn lines_of_the_kernel() {
         let line =
             "   0: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4242 1 0 100 0";
-        let socket = parse(line).unwrap();
+        let socket = parse(line, Proto::Tcp).unwrap();
         assert_eq!((socket.address.to_string().as_str(), socket.port, socket.inode), ("127.0.0.1", 22, 4242));
         let six =
             "   1: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 7 1";
-        let socket = parse(six).unwrap();
+        let socket = parse(six, Proto::Tcp).unwrap();
         assert_eq!((socket.address.to_string().as_str(), socket.port), ("::1", 8080));
-        assert!(parse(&line.replace(" 0A ", " 01 ")).is_none());
-        assert!(parse("").is_none());
+        assert!(parse(&line.replace(" 0A ", " 01 "), Proto::Tcp).is_none());
+        assert!(parse("", Proto::Tcp).is_none());
+        assert!(parse(line, Proto::Udp).is_none());
+        let datagram = "  73: 00000000:CA6C 00000000:0000 07 00000000:00000000 00:00000000 00000000 0 0 99 2 0 0";
+        assert_eq!(parse(datagram, Proto::Udp).map(|socket| (socket.port, socket.inode)), Some((51820, 99)));
+        assert!(parse(&datagram.replace(" 00000000:0000 ", " 0100007F:0035 "), Proto::Udp).is_none());
+        assert!(parse(datagram, Proto::Tcp).is_none());
     }
 }

@@ -4,6 +4,7 @@ use crate::change::Note;
 use crate::error::{Failure, Result};
 use crate::formats::netfilter::Ruleset;
 use crate::formats::ufw::{Family, Policies, Tuple, UserRules};
+use crate::types::Proto;
 
 use super::compose::{Composed, Sources};
 use super::desired::Desired;
@@ -140,7 +141,7 @@ impl<'a> FamilyPlan<'a> {
     fn let_in<'p>(&self, composed: &Composed, ports: impl Iterator<Item = &'p u16>) -> Result<()> {
         let sight = self.model(composed)?;
         for port in ports {
-            if sight.fate(*port).is_shut() {
+            if sight.fate(Proto::Tcp, *port).is_shut() {
                 let (tool, file) = match self.rules.family {
                     Family::V4 => ("iptables", "before.rules"),
                     Family::V6 => ("ip6tables", "before6.rules"),
@@ -156,9 +157,9 @@ impl<'a> FamilyPlan<'a> {
         Ok(())
     }
 
-    /// True when the playbook asks for this TCP port.
-    pub fn asks(&self, port: u16) -> bool {
-        self.wishes.iter().any(|wish| wish.covers("tcp", port))
+    /// True when the playbook asks for this port.
+    pub fn asks(&self, proto: Proto, port: u16) -> bool {
+        self.wishes.iter().any(|wish| wish.covers(proto.as_str(), port))
     }
 
     /// TCP ports that the playbook opens to everybody, ranges left out.

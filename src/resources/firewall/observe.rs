@@ -93,8 +93,9 @@ pub fn observe(facts: &Facts, probe: &dyn Probe) -> Result<Observed> {
     } else {
         warnings.push("the kernel has no IPv6, so only IPv4 is filtered".to_owned());
     }
-    let listeners = probe.listeners()?;
+    let mut listeners = probe.listeners()?;
     let ssh_ports = ssh_ports(facts, probe, &listeners)?;
+    listeners.extend(probe.datagram_sockets()?);
     others(facts, probe, &mut warnings)?;
     Ok(Observed(Some(Found {
         defaults: needed(probe, super::DEFAULTS)?,

@@ -10,7 +10,7 @@ use crate::facts::Facts;
 use crate::formats::ufw::{Family, Policy, Tuple, setting};
 use crate::host::{Actor, Command, Node};
 use crate::resource::Planned;
-use crate::types::{AbsPath, Port};
+use crate::types::{AbsPath, Port, Proto};
 
 use super::desired::Desired;
 use super::family::{FamilyPlan, SshPorts};
@@ -42,7 +42,9 @@ pub fn plan(desired: &Desired, _facts: &Facts, observed: &Observed) -> Result<Pl
     planned.changes.extend(additive(found, &settings, &families)?);
     planned.changes.extend(subtractive(&families, &settings));
     let sights: Vec<Sight> = families.iter().map(|family| family.sight()).collect::<Result<_>>()?;
-    let asked = |port: u16| ports.wanted.contains(&port) || families.iter().any(|family| family.asks(port));
+    let asked = |proto: Proto, port: u16| {
+        proto == Proto::Tcp && ports.wanted.contains(&port) || families.iter().any(|family| family.asks(proto, port))
+    };
     notes.extend(survey::notes(found, &sights, &asked, &ports.old));
     notes.extend(families.iter().flat_map(|family| family.others()));
     if settings.policies.output != Policy::Accept {

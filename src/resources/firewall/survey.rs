@@ -8,6 +8,7 @@ use crate::formats::netfilter::{Ruleset, Table, terms};
 use crate::formats::ufw::Family;
 
 use super::observe::Found;
+use crate::types::Proto;
 
 const ABOUT: &str = "firewall";
 /// A port that nothing should open: when it is let in, everything is.
@@ -24,49 +25,52 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// What becomes of a new TCP connection afterwards.
-    pub fn fate(&self, port: u16) -> Fate {
-        incoming(&self.after, Packet { proto: "tcp", port, from: None })
+    /// What becomes of a new connection afterwards.
+    pub fn fate(&self, proto: Proto, port: u16) -> Fate {
+        incoming(&self.after, Packet { proto: proto.as_str(), port, from: None })
     }
 
-    fn was(&self, port: u16) -> Fate {
-        incoming(&self.before, Packet { proto: "tcp", port, from: None })
+    fn was(&self, proto: Proto, port: u16) -> Fate {
+        incoming(&self.before, Packet { proto: proto.as_str(), port, from: None })
     }
 }
 
-/// TCP ports on which something listens for other hosts.
-pub fn reachable(found: &Found) -> BTreeSet<u16> {
-    found.listeners.iter().filter(|listener| !listener.address.is_loopback()).map(|listener| listener.port).collect()
+/// Ports on which something listens for other hosts.
+fn reachable(found: &Found, proto: Proto) -> BTreeSet<u16> {
+    let outward = found.listeners.iter().filter(|listener| listener.proto == proto && !listener.address.is_loopback());
+    outward.map(|listener| listener.port).collect()
 }
 
 /// TCP ports that are open to everybody afterwards, of those that listen and those named in `wanted`.
 pub fn open_ports(found: &Found, sights: &[Sight], wanted: &[u16]) -> Vec<u16> {
-    let ports: BTreeSet<u16> = reachable(found).into_iter().chain(wanted.iter().copied()).collect();
-    ports.into_iter().filter(|port| sights.iter().any(|sight| sight.fate(*port).in_)).collect()
+    let ports: BTreeSet<u16> = reachable(found, Proto::Tcp).into_iter().chain(wanted.iter().copied()).collect();
+    ports.into_iter().filter(|port| sights.iter().any(|sight| sight.fate(Proto::Tcp, *port).in_)).collect()
 }
 
 /// Listeners that lose their way in, and everything that stays open beyond what was asked for. `old`: SSH ports that
 /// close once the new one is proven.
-pub fn notes(found: &Found, sights: &[Sight], asked: &dyn Fn(u16) -> bool, old: &[u16]) -> Vec<Note> {
+pub fn notes(found: &Found, sights: &[Sight], asked: &dyn Fn(Proto, u16) -> bool, old: &[u16]) -> Vec<Note> {
     let mut notes = Vec::new();
     let over = |chosen: &dyn Fn(&Sight) -> bool| {
         let names: Vec<&str> = sights.iter().filter(|sight| chosen(sight)).map(|sight| sight.family.name()).collect();
         if names.len() == sights.len() { String::new() } else { format!(" over {}", names.join(" and ")) }
     };
-    for port in reachable(found).into_iter().filter(|port| !old.contains(port)) {
-        let programs = programs(found, port);
-        let closes = |sight: &Sight| !sight.was(port).is_shut() && sight.fate(port).is_shut();
-        let stays = |sight: &Sight| !sight.fate(port).is_shut();
+    let mut all: Vec<(Proto, u16)> = reachable(found, Proto::Tcp).into_iter().map(|port| (Proto::Tcp, port)).collect();
+    all.retain(|(_, port)| !old.contains(port));
+    all.extend(reachable(found, Proto::Udp).into_iter().map(|port| (Proto::Udp, port)));
+    for (proto, port) in all {
+        let what = format!("port {port}/{}{}", proto.as_str(), programs(found, proto, port));
+        let closes = |sight: &Sight| !sight.was(proto, port).is_shut() && sight.fate(proto, port).is_shut();
+        let stays = |sight: &Sight| !sight.fate(proto, port).is_shut();
         if sights.iter().any(closes) {
-            let text = format!("port {port}/tcp{programs}: listening now, will be closed{}", over(&closes));
-            notes.push(Note::warning(ABOUT, text));
+            notes.push(Note::warning(ABOUT, format!("{what}: listening now, will be closed{}", over(&closes))));
         }
-        if sights.iter().any(stays) && !asked(port) {
-            notes.push(Note::info(ABOUT, format!("port {port}/tcp{programs}: stays open{}", over(&stays))));
+        if sights.iter().any(stays) && !asked(proto, port) {
+            notes.push(Note::info(ABOUT, format!("{what}: stays open{}", over(&stays))));
         }
     }
     for sight in sights {
-        if sight.fate(CANARY.port).in_ && sight.after.policy("INPUT") != "ACCEPT" {
+        if sight.fate(Proto::Tcp, CANARY.port).in_ && sight.after.policy("INPUT") != "ACCEPT" {
             let file = if sight.family == Family::V6 { "before6.rules" } else { "before.rules" };
             let text = format!(
                 "{}: a rule before ufw's own lets everything in (see /etc/ufw/{file} and the INPUT chain), so the default does not count",
@@ -80,11 +84,11 @@ pub fn notes(found: &Found, sights: &[Sight], asked: &dyn Fn(u16) -> bool, old: 
     notes
 }
 
-fn programs(found: &Found, port: u16) -> String {
+fn programs(found: &Found, proto: Proto, port: u16) -> String {
     let names: BTreeSet<&str> = found
         .listeners
         .iter()
-        .filter(|listener| listener.port == port)
+        .filter(|listener| (listener.proto, listener.port) == (proto, port))
         .flat_map(|listener| listener.programs.iter().map(String::as_str))
         .collect();
     if names.is_empty() { String::new() } else { format!(" ({})", names.into_iter().collect::<Vec<_>>().join(", ")) }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Result;
 use crate::facts::{Facts, Init, SSHD_PID, SshdMode};
+use crate::formats::unit::{self, Setting, list, shell_variables, words};
 use crate::host::{Actor, Probe};
 use crate::types::{AbsPath, Word as _};
 
@@ -61,9 +62,6 @@ pub struct Daemon {
     pub socket: Option<Socket>,
 }
 
-/// A line of a unit: where, key, value.
-type UnitLine = (String, String, String);
-
 /// Looks at how the daemon is started.
 ///
 /// # Errors
@@ -95,13 +93,13 @@ fn text(probe: &dyn Probe, path: &str) -> Result<Option<String>> {
 }
 
 /// The lines of a unit and its drop-ins in the order in which systemd reads them.
-fn unit(probe: &dyn Probe, names: &[&str]) -> Result<Vec<UnitLine>> {
+fn unit(probe: &dyn Probe, names: &[&str]) -> Result<Vec<Setting>> {
     let mut lines = Vec::new();
     if let Some(name) = names.first() {
         for dir in UNIT_DIRS {
             let path = format!("{dir}/{name}");
             if let Some(text) = text(probe, &path)? {
-                unit_lines(&path, &text, &mut lines);
+                unit::read(&path, &text, &mut lines);
                 break;
             }
         }
@@ -120,42 +118,9 @@ fn unit(probe: &dyn Probe, names: &[&str]) -> Result<Vec<UnitLine>> {
         }
     }
     for path in drop_ins.values() {
-        unit_lines(path, &text(probe, path)?.unwrap_or_default(), &mut lines);
+        unit::read(path, &text(probe, path)?.unwrap_or_default(), &mut lines);
     }
     Ok(lines)
-}
-
-fn unit_lines(path: &str, text: &str, out: &mut Vec<UnitLine>) {
-    let mut joined = String::new();
-    for (index, line) in text.lines().enumerate() {
-        if let Some(head) = line.strip_suffix('\\') {
-            joined.push_str(head);
-            joined.push(' ');
-            continue;
-        }
-        joined.push_str(line);
-        let whole = std::mem::take(&mut joined);
-        let whole = whole.trim();
-        if whole.starts_with(['#', ';', '[']) {
-            continue;
-        }
-        if let Some((key, value)) = whole.split_once('=') {
-            out.push((format!("{path}:{}", index + 1), key.trim().to_owned(), value.trim().to_owned()));
-        }
-    }
-}
-
-/// The values of a list setting, an empty assignment emptying it.
-fn list(lines: &[UnitLine], key: &str) -> Vec<(String, String)> {
-    let mut values = Vec::new();
-    for (place, _, value) in lines.iter().filter(|(_, name, _)| name == key) {
-        if value.is_empty() {
-            values.clear();
-        } else {
-            values.push((place.clone(), value.clone()));
-        }
-    }
-    values
 }
 
 fn socket(probe: &dyn Probe) -> Result<Socket> {
@@ -226,41 +191,6 @@ fn running(probe: &dyn Probe) -> Result<Option<Vec<Flag>>> {
     let line = line.trim().strip_prefix("sshd: ").unwrap_or(line.trim()).to_owned();
     let argv = words(&line).into_iter().take_while(|word| word != "[listener]");
     Ok(Some(flags(argv.skip(1).map(|word| (place.clone(), word)))))
-}
-
-/// `NAME=value` lines of a file that a shell reads.
-fn shell_variables(path: &str, text: &str) -> Vec<UnitLine> {
-    let variable = |(index, line): (usize, &str)| {
-        let line = line.trim().strip_prefix("export ").unwrap_or(line.trim());
-        let (name, value) = line.split_once('=')?;
-        if name.starts_with('#') || name.contains(' ') {
-            return None;
-        }
-        Some((format!("{path}:{}", index + 1), name.to_owned(), words(value).join(" ")))
-    };
-    text.lines().enumerate().filter_map(variable).collect()
-}
-
-/// Words in shell-like quotes.
-fn words(text: &str) -> Vec<String> {
-    let (mut out, mut word, mut quote, mut open) = (Vec::new(), String::new(), None, false);
-    for c in text.chars() {
-        match (c, quote) {
-            ('"' | '\'', None) => (quote, open) = (Some(c), true),
-            (_, Some(mark)) if c == mark => quote = None,
-            (c, None) if c.is_whitespace() => {
-                if open || !word.is_empty() {
-                    out.push(std::mem::take(&mut word));
-                }
-                open = false;
-            }
-            _ => word.push(c),
-        }
-    }
-    if open || !word.is_empty() {
-        out.push(word);
-    }
-    out
 }
 
 /// Options with values of sshd(8).
@@ -348,14 +278,6 @@ mod tests {
             Daemon { flags: flags(words("-oPort=23 -f /x").into_iter().map(|w| ("a:1".into(), w))), socket: None };
         assert_eq!(daemon.ports(), [("a:1".to_owned(), "23".to_owned())]);
         assert_eq!(daemon.config(), Some("/x"));
-    }
-
-    #[test]
-    fn lists_can_be_emptied() {
-        let mut lines = Vec::new();
-        unit_lines("u", "[Socket]\nListenStream=22\nListenStream=10.0.0.1:23\n", &mut lines);
-        unit_lines("d", "ListenStream=\n# x\nListenStream=\\\n 2222\n", &mut lines);
-        assert_eq!(list(&lines, "ListenStream"), [("d:4".to_owned(), "2222".to_owned())]);
     }
 
     #[test]

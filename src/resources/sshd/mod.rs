@@ -9,6 +9,7 @@ mod activation;
 mod candidate;
 mod daemon;
 mod gates;
+mod host_keys;
 mod observe;
 mod plan;
 mod ports;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::daemon::{self, Daemon};
+use super::host_keys::{self, HostKeys};
 use super::{DROP_IN, Desired, TOP, tree};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, SSHD, SshdMode};
@@ -63,6 +64,8 @@ pub struct Observed {
     pub installed: bool,
     /// What sshd lacks to be asked.
     pub environment: Environment,
+    /// The host keys, when sshd loads none.
+    pub host_keys: HostKeys,
     /// Main file and Includes.
     pub tree: Tree,
     /// lstat of each file of the tree.
@@ -114,6 +117,7 @@ pub fn observe(desired: &Desired, facts: &Facts, probe: &dyn Probe) -> Result<Ob
         Some(true) => Some(ask(probe, &mut environment, "/dev/null", None)?),
         _ => None,
     };
+    let host_keys = if environment.host_keys { HostKeys::default() } else { host_keys::look(probe, &tree)? };
     let mut metas = BTreeMap::new();
     for path in tree.files.keys() {
         let Ok(clean) = AbsPath::parse(path) else { continue };
@@ -131,6 +135,7 @@ pub fn observe(desired: &Desired, facts: &Facts, probe: &dyn Probe) -> Result<Ob
     Ok(Observed {
         installed: true,
         environment,
+        host_keys,
         tree,
         metas,
         drop_in_dir,
@@ -148,6 +153,7 @@ fn absent() -> Observed {
     Observed {
         installed: false,
         environment: Environment { run_dir: true, host_keys: true },
+        host_keys: HostKeys::default(),
         tree: Tree::default(),
         metas: BTreeMap::new(),
         drop_in_dir: false,

@@ -7,11 +7,11 @@ use super::observe::{Observed, RUN_DIR};
 use super::ports::{Ports, ports};
 use super::wanted::{Setting, settings};
 use super::{Desired, Sshd, safety};
-use crate::change::{Change, Difference, Inverse, Note, Risk, Stage, Step};
+use crate::change::{Change, Difference, Note, Risk, Stage, Step};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, Init, SshdMode};
 use crate::formats::sshd_config::Tree;
-use crate::host::{Actor, Command, Node, Owner};
+use crate::host::{Actor, Node, Owner};
 use crate::resource::{Planned, Resource};
 use crate::types::{AbsPath, Port};
 
@@ -49,7 +49,7 @@ pub fn plan(desired: &Desired, facts: &Facts, observed: &Observed) -> Result<Pla
     job.command_line()?;
     let differences = job.differences();
     let mut planned = Planned { promises: job.promises(), notes: job.notes(), ..Planned::default() };
-    planned.changes.extend(job.runtime());
+    planned.changes.extend(job.runtime()?);
     let moves = job.ports.moves || job.socket_moves();
     let faults = safety::faults(observed, &job.settings);
     if differences.is_empty() && !moves {
@@ -184,11 +184,11 @@ impl Job<'_> {
     }
 
     /// What sshd needs to start at all. systemd makes /run/sshd itself.
-    fn runtime(&self) -> Option<Change> {
+    fn runtime(&self) -> Result<Option<Change>> {
         let environment = self.observed.environment;
         let directory = !environment.run_dir && self.facts.init == Init::Other;
         if !directory && environment.host_keys {
-            return None;
+            return Ok(None);
         }
         let mut change =
             Change::new(Sshd::NAME, "sshd:runtime", "make what sshd needs to start", Stage::Additive, Risk::None);
@@ -199,17 +199,9 @@ impl Job<'_> {
         }
         if !environment.host_keys {
             change.differences.push(Difference::new("ssh.host_keys", "present", "missing"));
-            let kinds = ["rsa", "dsa", "ecdsa", "ed25519", "mldsa44_ed25519"];
-            let files = kinds.iter().flat_map(|kind| {
-                [format!("/etc/ssh/ssh_host_{kind}_key"), format!("/etc/ssh/ssh_host_{kind}_key.pub")]
-            });
-            let remove = ["/bin/rm", "-f", "--"].into_iter().map(str::to_owned).chain(files);
-            change.steps.push(Step::Run {
-                command: Command::new(["/usr/bin/ssh-keygen", "-A"]),
-                inverse: Inverse::Command(Command::new(remove)),
-            });
+            change.steps.extend(self.observed.host_keys.steps()?);
         }
-        Some(change)
+        Ok(Some(change))
     }
 
     /// The files are right and the daemon does not listen as they say: it has not read them.

@@ -5,9 +5,9 @@ use crate::error::{Failure, Result};
 use crate::formats::accounts::Records;
 use crate::host::{AccountEdit, Actor, Database, FileKind, Node, Owner, Probe};
 use crate::resource::Planned;
-use crate::types::{GroupName, Password, PlainText};
+use crate::types::{AbsPath, GroupName, Password, PlainText};
 
-use super::{Desired, Home, Observed, default_home, ground};
+use super::{Desired, Home, Observed, default_home, ground, is_system_place};
 
 /// Shadow's aging for an account that has no password to change; see shadow(5).
 const NEVER_AGES: &str = "99999";
@@ -302,6 +302,24 @@ fn origin(group: &str) -> String {
     }
 }
 
+/// A directory is made, or an empty one of root's given away, only where no package could count on it.
+fn ours_to_give(name: &str, home: &AbsPath, found: &Home) -> Result<()> {
+    let refused = |what: String| Failure::refused(format!("users.{name}.home"), what);
+    let elsewhere = format!("choose /home/{name}; for an account that is there: usermod --home /home/{name} {name}");
+    if is_system_place(home) {
+        return Err(refused(format!("{home} belongs to the system"))
+            .why("keyward makes no home there, and gives nothing away that is there")
+            .hint(elsewhere));
+    }
+    let for_people = ["/home", "/srv", "/opt"].iter().any(|place| home.is_within(&AbsPath::fixed(place)));
+    if *found != Home::Absent && !for_people {
+        return Err(refused(format!("{home} is there already, and is root's"))
+            .why("an empty directory is taken over below /home, /srv and /opt only: elsewhere a package may need it")
+            .hint(format!("if nothing needs it: rmdir {home}; else {elsewhere}")));
+    }
+    Ok(())
+}
+
 /// The home, and the skeleton in the name of its new owner.
 pub fn home_steps(desired: &Desired, observed: &Observed, uid: u32, gid: u32) -> Result<Vec<Step>> {
     let name = desired.name.as_str();
@@ -330,6 +348,7 @@ pub fn home_steps(desired: &Desired, observed: &Observed, uid: u32, gid: u32) ->
     if !fill {
         return Ok(Vec::new());
     }
+    ours_to_give(name, &home, &observed.home)?;
     let owner = Owner::Ids { uid, gid };
     let node = Node::Dir { mode: observed.defs.home_mode(), owner };
     let mut steps = vec![Step::Put { path: observed.place.clone(), actor: Actor::Root, node }];

@@ -128,7 +128,8 @@ impl Resource for User {
         if desired.comment.as_ref().is_some_and(|comment| comment.as_str().contains([':', ','])) {
             faults.push(Fault::new("comment", "':' or ',' in the comment", "leave it out: passwd(5) splits there"));
         }
-        if let Some(home) = desired.home.as_ref().filter(|home| !desired.name.is_root() && is_system_place(home)) {
+        if let Some(home) = desired.home.as_ref().filter(|home| !desired.name.is_root() && is_no_place_for_a_home(home))
+        {
             faults.push(Fault::new("home", format!("{home} belongs to the system"), "give a home such as /home/NAME"));
         }
         if desired.name.is_root() {
@@ -310,19 +311,18 @@ fn default_home(desired: &Desired) -> AbsPath {
     desired.home.clone().unwrap_or_else(|| home.join(desired.name.as_str()).unwrap_or(home))
 }
 
-/// Directories that belong to packages or the kernel; a home there would hand part of the system to the account.
-fn is_system_place(home: &AbsPath) -> bool {
-    let whole = ["/", "/home", "/srv", "/opt", "/var", "/mnt", "/media", "/root", "/usr/local", "/var/lib"];
+/// Directories that belong to the kernel, to the boot or to everybody: no account has its home there, whatever the host.
+fn is_no_place_for_a_home(home: &AbsPath) -> bool {
+    let whole =
+        ["/", "/home", "/srv", "/opt", "/var", "/mnt", "/media", "/usr", "/usr/local", "/var/lib", "/var/cache"];
     let below = [
         "/etc",
         "/bin",
         "/sbin",
         "/lib",
+        "/lib32",
         "/lib64",
-        "/usr/bin",
-        "/usr/sbin",
-        "/usr/lib",
-        "/usr/share",
+        "/libx32",
         "/boot",
         "/dev",
         "/proc",
@@ -338,6 +338,12 @@ fn is_system_place(home: &AbsPath) -> bool {
     ];
     whole.iter().any(|place| home.as_str() == *place)
         || below.iter().any(|place| home.is_within(&AbsPath::fixed(place)))
+}
+
+/// These and what packages fill: accounts of services have their homes there, but keyward makes and gives away nothing.
+fn is_system_place(home: &AbsPath) -> bool {
+    let packages = ["/usr", "/var/lib", "/var/cache"];
+    is_no_place_for_a_home(home) || packages.iter().any(|place| home.is_within(&AbsPath::fixed(place)))
 }
 
 /// /etc/nologin and /run/nologin, which pam_nologin(8) obeys.

@@ -17,7 +17,7 @@ pub fn check(probe: &dyn Probe, name: &str, groups: &[&str]) -> Result<Option<St
     let stacks = [text("/etc/pam.d/sshd")?, text("/etc/pam.d/common-account")?];
     let asks = |line: &str| !line.trim_start().starts_with('#') && line.contains("pam_access.so");
     let Some(line) = stacks.iter().flat_map(|stack| stack.lines()).find(|line| asks(line)) else { return Ok(None) };
-    if line.contains("accessfile=") || line.contains("fieldsep=") {
+    if ["accessfile=", "fieldsep=", "listsep="].iter().any(|word| line.contains(word)) {
         return Ok(Some("pam_access asks a file of its own choice; it may refuse this account".to_owned()));
     }
     match judge(&text(RULES)?, name, groups) {

@@ -1,6 +1,6 @@
 //! The caller's side of the sandbox: builds, boots and ends it, and starts programs in it.
 
-use std::io::BufReader;
+use std::io::{BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
@@ -9,6 +9,9 @@ use super::wire::{Answer, Booted, Build, Order, Purpose, hear, say};
 use super::{ENTER, WARDEN};
 use crate::error::{Failure, Result};
 use crate::types::AbsPath;
+
+/// Most bytes that are kept of what a program says on standard error.
+const SAID_LIMIT: u64 = 4096;
 
 /// What to copy and how.
 #[derive(Debug, Clone)]
@@ -102,17 +105,22 @@ impl Sandbox {
     /// Runs a program in the copy with the machine's own network and name resolution, to fetch packages, and kills
     /// whatever it leaves running. No service runs meanwhile, and the copy is halted afterwards.
     ///
-    /// `prepare` sets standard input, output and environment, see [`Sandbox::command`].
+    /// `prepare` sets standard input, output and environment, see [`Sandbox::command`]. What the program writes to its
+    /// standard error comes back, as far as it is short: it is text of the host, and not for a terminal as it is.
     ///
     /// # Errors
     /// When the copy does not boot or the program cannot be started.
-    pub fn fetch(&mut self, program: &str, prepare: impl FnOnce(&mut Command)) -> Result<ExitStatus> {
+    pub fn fetch(&mut self, program: &str, prepare: impl FnOnce(&mut Command)) -> Result<(ExitStatus, String)> {
         self.power(Purpose::Fetch)?;
         let mut command = self.enter(Into::CopyOnline, program)?;
         prepare(&mut command);
-        let status = command.status().map_err(|error| lost().why(error));
+        let mut child = command.stderr(Stdio::piped()).spawn().map_err(|error| lost().why(error))?;
+        let said = child.stderr.take().map(|pipe| std::thread::spawn(|| heard(pipe)));
+        let status = child.wait().map_err(|error| lost().why(error));
+        // What the program left running may hold the pipe open; this ends it.
         self.halt()?;
-        status
+        let said = said.and_then(|said| said.join().ok()).unwrap_or_default();
+        Ok((status?, said))
     }
 
     /// Boots the copy with its own network and services. What ran before is killed; what was written stays, but for
@@ -232,6 +240,13 @@ impl Drop for Sandbox {
     fn drop(&mut self) {
         let _ = self.end();
     }
+}
+
+/// What comes through a pipe, up to [`SAID_LIMIT`]; then it is closed, which ends a program that floods it.
+fn heard(pipe: impl std::io::Read) -> String {
+    let mut said = Vec::new();
+    let _ = pipe.take(SAID_LIMIT).read_to_end(&mut said);
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 /// The clean environment of every program in the copy.

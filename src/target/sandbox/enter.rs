@@ -54,7 +54,8 @@ pub fn main(arguments: &[String]) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             use std::io::Write as _;
-            let _ = writeln!(std::io::stderr(), "{failure}");
+            // Names from the command line and words of the system stand in it.
+            let _ = writeln!(std::io::stderr(), "{}", failure.line().escape_debug());
             ExitCode::from(127)
         }
     }

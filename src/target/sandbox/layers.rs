@@ -187,25 +187,27 @@ pub fn choose(mounts: &[Mount], root: &Path, leave_out: &[PathBuf]) -> Result<Ve
     Ok(layers)
 }
 
-/// False for a mount that another one covers.
-fn is_visible(all: &[Mount], mount: &Mount) -> bool {
-    let covered = all.iter().any(|other| {
+/// False for a mount that another one covers, and for one of a table that goes in circles.
+fn is_visible<'a>(all: &'a [Mount], mut mount: &'a Mount) -> bool {
+    let covers = |other: &Mount, mount: &Mount| {
         other.id != mount.id
             && (other.parent == mount.id && other.point == mount.point
                 || other.parent == mount.parent && mount.point != other.point && mount.point.starts_with(&other.point))
-    });
-    if covered {
-        return false;
-    }
-    // A mount stacked right on its parent is seen though the parent is not; the grandparent decides.
-    let mut lower = all.iter().find(|other| other.id == mount.parent && other.id != mount.id);
-    while let Some(parent) = lower {
-        if parent.point != mount.point {
-            return is_visible(all, parent);
+    };
+    let mut above = all.iter();
+    while !all.iter().any(|other| covers(other, mount)) {
+        // A mount stacked right on its parent is seen though the parent is not; the grandparent decides.
+        let point = &mount.point;
+        while mount.point == *point {
+            let parent = all.iter().find(|other| other.id == mount.parent && other.id != mount.id);
+            let Some(parent) = parent else { return true };
+            if above.next().is_none() {
+                return false;
+            }
+            mount = parent;
         }
-        lower = all.iter().find(|other| other.id == parent.parent && other.id != parent.id);
     }
-    true
+    false
 }
 
 fn flags(options: &str) -> MsFlags {

@@ -1,9 +1,9 @@
 //! Subordinate ids: how a plain user gets a user namespace with more identities than one, by the helpers newuidmap(1)
 //! and newgidmap(1). Changes nothing on the machine.
 
-use std::process::{Command, Stdio};
-
 use crate::error::{Failure, Result};
+use crate::host::real::RealHost;
+use crate::host::{Command, Host as _, Probe as _};
 
 /// Identities that the copy needs: system accounts, users from 1000 on, nobody at 65534.
 const NEEDED: u64 = 65_536;
@@ -14,7 +14,7 @@ const NEEDED: u64 = 65_536;
 /// Refused, with the fix, when the caller has too few subordinate ids or a helper is missing or fails.
 pub fn map(pid: u32) -> Result<()> {
     let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
-    let user = user_name(uid);
+    let (user, host) = (user_name(uid), RealHost::new());
     for (file, helper, own) in [("/etc/subuid", "/usr/bin/newuidmap", uid), ("/etc/subgid", "/usr/bin/newgidmap", gid)]
     {
         let text = std::fs::read_to_string(file).unwrap_or_default();
@@ -25,7 +25,11 @@ pub fn map(pid: u32) -> Result<()> {
             )
             .hint(format!("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}")));
         };
+        if !host.has_program(helper) {
+            return Err(Failure::refused(helper, "is not there").hint("sudo apt-get install uidmap"));
+        }
         let words = [
+            helper.to_owned(),
             pid.to_string(),
             "0".into(),
             own.to_string(),
@@ -34,12 +38,10 @@ pub fn map(pid: u32) -> Result<()> {
             first.to_string(),
             count.to_string(),
         ];
-        let output = Command::new(helper).args(words).env_clear().stdin(Stdio::null()).output().map_err(|error| {
-            Failure::refused(helper, "cannot be run").why(error).hint("sudo apt-get install uidmap")
-        })?;
-        if !output.status.success() {
+        let output = host.run(&Command::new(words))?;
+        if !output.ok() {
             return Err(Failure::refused(helper, "maps no ids")
-                .why(String::from_utf8_lossy(&output.stderr).trim())
+                .why(output.last_line())
                 .hint("allow user namespaces (sysctl user.max_user_namespaces), or run it with sudo"));
         }
     }
