@@ -279,6 +279,15 @@ pub enum Promise {
         /// The accounts that do not count.
         than: Vec<String>,
     },
+    /// This key still counts for this account at the end of a run that takes others away: the one to confirm with.
+    Key {
+        /// The account.
+        user: UserName,
+        /// SHA256:..., as ssh-keygen(1) shows it.
+        fingerprint: String,
+        /// `from=` of its line (sshd(8)): where it counts from; empty means everywhere.
+        from: String,
+    },
     /// The firewall lets these TCP ports in and no other port that listens.
     Firewall {
         /// Open TCP ports.

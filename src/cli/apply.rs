@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::change::{Promise, Risk};
-use crate::engine::Prove;
+use crate::engine::{Prove, guard};
 use crate::error::{Failure, Result};
 use crate::host::real::RealHost;
 use crate::outcome::{Event, Sink as _};
@@ -30,6 +30,10 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
     }
     state::need_root("to change this host")?;
     let host = RealHost::new();
+    if let Some(shelf) = state::shelf_if_any()? {
+        // A plan of a host in the middle of another run would mislead.
+        drop(guard::lock(&shelf)?);
+    }
     let job = job.for_operator(&host);
     let (facts, plan) = match job.assess(&host, Duration::from_secs(args.wait), terminal) {
         Ok(found) => found,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::change::{Plan, Promise};
 use crate::engine::guard::{self, Decision, Pending, Said};
 use crate::error::{Failure, Result};
+use crate::formats::sshd_match::{address_in, pattern_list};
 use crate::host::real::RealHost;
 use crate::host::shelf::{DirShelf, Shelf};
 use crate::journal::{self, Record};
@@ -151,6 +152,7 @@ fn judge(session: Option<&Session>, plan: &Plan, opened_ms: Option<u64>) -> Resu
             .why(&session.user)
             .hint(how));
     }
+    may_come_back(session, plan, &how)?;
     let closes_passwords = plan.promises.contains(&Promise::PasswordsRefused);
     match session.method.as_deref() {
         Some("publickey") => {}
@@ -169,6 +171,38 @@ fn judge(session: Option<&Session>, plan: &Plan, opened_ms: Option<u64>) -> Resu
     Ok(format!("L4: {} by {method} through port {}", session.user, session.port))
 }
 
+/// Where the run takes keys away, this login must have been by one that stays, from where it counts.
+fn may_come_back(session: &Session, plan: &Plan, how: &str) -> Result<()> {
+    let kept: Vec<(&str, &str)> = plan
+        .promises
+        .iter()
+        .filter_map(|promise| match promise {
+            Promise::Key { user, fingerprint, from } if user.as_str() == session.user => {
+                Some((&**fingerprint, &**from))
+            }
+            _ => None,
+        })
+        .collect();
+    if kept.is_empty() || !matches!(session.method.as_deref(), None | Some("publickey")) {
+        return Ok(());
+    }
+    let refused = |what: &str, why: &str| Err(Failure::refused("confirm", what.to_owned()).why(why).hint(how));
+    let Some(key) = &session.key else {
+        return refused(
+            "sshd's log does not tell which key this login used",
+            "keys are about to be taken away, and this one may be among them",
+        );
+    };
+    let Some((_, from)) = kept.iter().find(|(fingerprint, _)| fingerprint == key) else {
+        return refused("this login used a key that the run takes away", key);
+    };
+    let here = session.from.map(|from| from.to_string()).unwrap_or_default();
+    if from.is_empty() || pattern_list(from, false, |pattern| address_in(pattern, &here)) {
+        return Ok(());
+    }
+    refused("this login came from where its key does not count any more", &format!("{here}; it counts from {from}"))
+}
+
 /// True for an address of this host: a connection from one passes neither its firewall nor the network. Only those can be
 /// bound to (ip(7)).
 fn is_here(address: IpAddr) -> bool {
@@ -182,7 +216,8 @@ fn list(ports: &[u16]) -> String {
 /// How a run that is over ended.
 fn over(shelf: &dyn Shelf, run: &str) -> Result<Option<Ending>> {
     Ok(guard::ending(shelf, run)?.map(|(exit, verdict)| {
-        Ending::new(exit, format!("run {run} is over: {verdict}"), format!("keyward show {run}"))
+        let ending = Ending::new(exit, format!("run {run} is over: {verdict}"), format!("keyward show {run}"));
+        Ending { run: Some(run.to_owned()), ..ending }
     }))
 }
 
@@ -223,6 +258,7 @@ mod tests {
             began_ms: 2000,
             method: Some("publickey".into()),
             from: "198.51.100.9".parse().ok(),
+            key: Some("SHA256:mine".into()),
             by_sudo: true,
         }
     }
@@ -241,6 +277,22 @@ mod tests {
         assert!(super::judge(Some(&deploy), &plan, Some(1000)).is_err());
         plan.promises[0] = Promise::SomebodyElse { than: Vec::new() };
         assert!(super::judge(Some(&deploy), &plan, Some(1000)).is_ok(), "nothing closes after the decision");
+    }
+
+    #[test]
+    fn a_key_that_goes_does_not_confirm() {
+        let judge = |fingerprint: &str, from: &str, session: Session| {
+            let (user, fingerprint, from) =
+                (UserName::parse("deploy").unwrap(), fingerprint.to_owned(), from.to_owned());
+            let mut plan = plan();
+            plan.promises.push(Promise::Key { user, fingerprint, from });
+            super::judge(Some(&session), &plan, Some(1000)).is_ok()
+        };
+        assert!(judge("SHA256:mine", "", session()));
+        assert!(!judge("SHA256:other", "", session()), "the only key that stays is another one");
+        assert!(judge("SHA256:mine", "198.51.100.0/24,10.0.0.1", session()));
+        assert!(!judge("SHA256:mine", "10.99.0.0/16", session()), "from elsewhere");
+        assert!(!judge("SHA256:mine", "", Session { key: None, ..session() }), "nobody knows which");
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::change::Plan;
 use crate::engine::guard::{self, Pending};
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Kind, Result};
 use crate::facts::{Facts, Init};
 use crate::host::shelf::{DirShelf, Shelf as _};
+use crate::journal;
 use crate::outcome::Exit;
 
 use super::terminal::progress;
@@ -41,6 +42,10 @@ fn follow(shelf: &DirShelf, before: &BTreeSet<String>, mut child: Child, output:
         let ended = !child.try_wait().is_ok_and(|status| status.is_none());
         let mut cut_off = None;
         for run in shelf.runs()?.into_iter().filter(|run| !before.contains(run)) {
+            // Its first line is not written yet.
+            if !ended && journal::read(shelf, &run)?.is_empty() {
+                continue;
+            }
             if let Some((exit, verdict)) = guard::ending(shelf, &run)? {
                 return Ok(Ending::new(exit, verdict, format!("keyward show {run}")));
             }
@@ -57,6 +62,11 @@ fn follow(shelf: &DirShelf, before: &BTreeSet<String>, mut child: Child, output:
         if ended {
             let said = std::fs::read_to_string(output).unwrap_or_default();
             progress(&crate::report::escape::text(&said));
+            if child.wait().is_ok_and(|status| status.code() == Some(i32::from(Exit::Busy.code()))) {
+                return Err(
+                    Failure::new(Kind::Busy, "keyward", "another keyward run has this host").hint("keyward status")
+                );
+            }
             return Err(Failure::refused("keyward", "the detached run ended before it armed anything"));
         }
         std::thread::sleep(PAUSE);
@@ -67,7 +77,8 @@ fn follow(shelf: &DirShelf, before: &BTreeSet<String>, mut child: Child, output:
 fn waits(pending: &Pending, shelf: &DirShelf) -> Ending {
     super::guard::opened(pending, shelf);
     let verdict = format!("run {} waits for its confirmation by itself", pending.run);
-    Ending::new(Exit::Pending, verdict, format!("keyward confirm {}", pending.run))
+    let ending = Ending::new(Exit::Pending, verdict, format!("keyward confirm {}", pending.run));
+    Ending { run: Some(pending.run.clone()), ..ending }
 }
 
 /// The process ended and its run did not.

@@ -16,8 +16,9 @@ use crate::facts::{Facts, Init};
 use crate::host::real::RealHost;
 use crate::host::shelf::Shelf;
 use crate::host::{self, Probe as _};
+use crate::journal::Record;
 use crate::outcome::Event;
-use crate::types::Word as _;
+use crate::types::{Port, Word as _};
 
 use super::state;
 use super::terminal::progress;
@@ -127,6 +128,15 @@ pub fn opened(pending: &Pending, shelf: &dyn Shelf) {
 
 fn command(shelf: &dyn Shelf, run: &str) -> String {
     let promises = super::confirm::plan(shelf, run).map(|plan| plan.promises).unwrap_or_default();
+    let mut promises = promises;
+    // A run that moves no port keeps the present ones.
+    if !promises.iter().any(|promise| matches!(promise, Promise::SshPort { .. })) {
+        let doors = crate::journal::read(shelf, run).unwrap_or_default().into_iter().find_map(|record| match record {
+            Record::Doors { doors } => doors.ports.first().copied(),
+            _ => None,
+        });
+        promises.extend(doors.and_then(|port| Port::new(port).ok()).map(|port| Promise::SshPort { port }));
+    }
     typed(&promises, &state::own_command(), run)
 }
 
@@ -274,7 +284,7 @@ fn reread_units(host: &RealHost) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Port, UserName};
+    use crate::types::UserName;
 
     #[test]
     fn the_command_that_confirms_works_as_printed() {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::engine::guard;
 use crate::error::Result;
 use crate::host::real::RealHost;
 use crate::outcome::{Event, Exit, Sink as _};
@@ -32,6 +33,11 @@ pub fn run(args: &PlanArgs, global: &Global, terminal: &mut Terminal) -> Result<
     let mut ending = Ending::of_plan(&plan);
     let converged = plan.is_converged();
     terminal.event(Event::Planned { plan: Box::new(plan) });
+    let pending = state::shelf_if_any()?.map(|shelf| guard::pending(&shelf, None)).transpose()?.flatten();
+    if let Some(pending) = pending {
+        terminal
+            .warn(&pending.run, "is pending: this plan is of the host in the middle of that run; see: keyward status");
+    }
     if let Some(note) = example::warning(&job) {
         terminal.event(Event::Note { note });
     }

@@ -25,11 +25,18 @@ pub struct WayBack {
     made: Vec<Made>,
     /// Where sshd listens now, for a run that moved no port.
     listening: Vec<Port>,
+    /// Keys that will count again, of accounts that lose others.
+    keys: Vec<Promise>,
 }
 
 /// True when this run took another one back.
 pub fn is_one(records: &[Record]) -> bool {
     matches!(records.first(), Some(Record::Begin { plan, .. }) if plan.playbook.starts_with(NAME))
+}
+
+/// The account of a change of its keys.
+fn key_account(key: &str) -> Option<&str> {
+    key.strip_prefix("authorized_keys:")?.split(':').next()
 }
 
 impl WayBack {
@@ -51,7 +58,32 @@ impl WayBack {
         let plan = plan.ok_or_else(|| Failure::unknown(format!("run {run}"), "its journal has no beginning"))?;
         refuse_one_way(run, &made)?;
         let listening = doors(host)?;
-        Ok(Self { run: run.to_owned(), plan, made, listening })
+        Ok(Self { run: run.to_owned(), plan, made, listening, keys: Vec::new() })
+    }
+
+    /// The key files as they will be again, with the names of their accounts.
+    pub fn key_files(&self) -> Vec<(String, Vec<u8>)> {
+        let before = self.before_images();
+        let of_keys = self.in_force().filter_map(|made| Some((key_account(&made.key)?.to_owned(), &made.undos)));
+        let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+        for (user, undos) in of_keys {
+            for undo in undos {
+                if let Undo::Restore { path, .. } = undo
+                    && let Some((_, Image::File { content, .. })) = before.get(path)
+                    && !files.iter().any(|(_, known)| known == content)
+                {
+                    files.push((user.clone(), content.clone()));
+                }
+            }
+        }
+        files
+    }
+
+    /// With the keys in those files: an account that loses only keys confirms by one that stays.
+    #[must_use]
+    pub fn with_keys(mut self, keys: Vec<Promise>) -> Self {
+        self.keys = keys;
+        self
     }
 
     /// How the plan names itself.
@@ -87,7 +119,8 @@ impl WayBack {
     /// Accounts that the run made or touched: their entries, keys and sudo.
     fn accounts(&self) -> Vec<String> {
         let mut names = BTreeSet::new();
-        for undo in self.in_force().flat_map(|made| &made.undos) {
+        let loses_keys_only = |made: &&Made| key_account(&made.key).is_some_and(|user| self.comes_back(user));
+        for undo in self.in_force().filter(|made| !loses_keys_only(made)).flat_map(|made| &made.undos) {
             match undo {
                 Undo::Account { edits } => names.extend(edits.iter().filter_map(|edit| match edit {
                     AccountEdit::Remove { key, .. } | AccountEdit::Field { key, .. } => Some(key.clone()),
@@ -99,12 +132,17 @@ impl WayBack {
             }
         }
         // A key names its object in the middle: `sudo:deploy:grant`.
-        for made in self.in_force() {
+        for made in self.in_force().filter(|made| !loses_keys_only(made)) {
             if let [_, object, _] = made.key.split(':').collect::<Vec<_>>().as_slice() {
                 names.insert((*object).to_owned());
             }
         }
         names.into_iter().collect()
+    }
+
+    /// True when a key of this account will count.
+    fn comes_back(&self, user: &str) -> bool {
+        self.keys.iter().any(|promise| matches!(promise, Promise::Key { user: one, .. } if one.as_str() == user))
     }
 
     /// The door as it was before the run answers again, and the one that the run opened is shut.
@@ -120,6 +158,7 @@ impl WayBack {
         let closes = self.in_force().any(|made| made.stage == Some(Stage::Additive));
         let than = if closes { self.accounts() } else { Vec::new() };
         let mut promises = vec![Promise::SomebodyElse { than }];
+        promises.extend(self.keys.iter().cloned());
         if ports(true).next().is_none() {
             promises.extend(self.listening.iter().map(|port| Promise::SshPort { port: *port }));
             return promises;

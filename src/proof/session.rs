@@ -24,6 +24,8 @@ pub struct Session {
     pub method: Option<String>,
     /// Where it came from, by the same log.
     pub from: Option<IpAddr>,
+    /// Fingerprint of the key that let it in, by the same log.
+    pub key: Option<String>,
     /// True when sudo stands between the session and the process that asks.
     pub by_sudo: bool,
 }
@@ -74,8 +76,8 @@ fn serving(pid: u32, probe: &dyn Probe) -> Result<Option<Session>> {
         },
     };
     let from = accepted.as_ref().map(|accepted| accepted.peer.ip());
-    let method = accepted.map(|accepted| accepted.method);
-    Ok(port.map(|port| Session { pid, user, port, began_ms, method, from, by_sudo: false }))
+    let (method, key) = accepted.map_or((None, None), |accepted| (Some(accepted.method), accepted.key));
+    Ok(port.map(|port| Session { pid, user, port, began_ms, method, from, key, by_sudo: false }))
 }
 
 fn proc_path(pid: u32, name: &str) -> Option<AbsPath> {
@@ -176,6 +178,7 @@ fn established(table: &str, ours: impl Fn(&Fields<'_>) -> bool) -> Option<u16> {
 struct Accepted {
     method: String,
     peer: SocketAddr,
+    key: Option<String>,
 }
 
 /// `Accepted METHOD for USER from ADDRESS port PORT` of this process, from the journal or from auth.log.
@@ -199,7 +202,8 @@ fn accepted(log: &str, pid: u32, user: &str) -> Option<Accepted> {
         let words: Vec<&str> = rest.split_whitespace().collect();
         let [who, "from", address, "port", port, ..] = words.as_slice() else { return None };
         let peer = SocketAddr::new(address.parse().ok()?, port.parse().ok()?);
-        (*who == user).then(|| Accepted { method: method.to_owned(), peer })
+        let key = words.last().filter(|word| word.starts_with("SHA256:")).map(|word| (*word).to_owned());
+        (*who == user).then(|| Accepted { method: method.to_owned(), peer, key })
     })
 }
 

@@ -32,7 +32,7 @@ impl Wanted {
                     wanted.root_refused = Some(*entirely || wanted.root_refused == Some(true));
                 }
                 // Nobody here holds a key or a password of such an account.
-                Promise::SomebodyElse { .. } => {}
+                Promise::SomebodyElse { .. } | Promise::Key { .. } => {}
                 Promise::PasswordsRefused => wanted.passwords_refused = true,
                 Promise::Firewall { open } => wanted.open.get_or_insert_default().extend(open),
             }

@@ -132,3 +132,41 @@ fn an_administrator_who_stays_confirms_and_runs_are_taken_back_newest_first() {
     same(&before, &files(machine), "as after the first run");
     assert_ne!(machine.door(2022), Door::Open);
 }
+
+/// Whoever confirms by a key that goes would be out afterwards; the way back is confirmed by the key that returns.
+#[test]
+fn a_key_that_goes_confirms_neither_the_run_nor_its_way_back() {
+    let test = "a_key_that_goes_confirms_neither_the_run_nor_its_way_back";
+    let Some((mut pending, _)) = hardened(test) else { return };
+    let text = pending.machine.sh("cd /root/play; ssh-keygen -q -t ed25519 -N '' -f other; cat other").ok().stdout;
+    let other = russh::keys::PrivateKey::from_openssh(&text).unwrap();
+    let swap = "version: 1\nusers:\n  - name: deploy\n    admin: true\n    groups: [ sudo ]\n    password: locked\n    \
+                sudo: { nopasswd: true }\n    authorized_keys: [ { file: other.pub } ]\n    exclusive_keys: true\n";
+    pending.machine.put("/root/play/swap.yml", swap.as_bytes(), "644");
+    let open = |pending: &Pending, words: &str| {
+        let line = format!("cd /root/play; setsid -f keyward {words} >/tmp/said 2>&1 </dev/null");
+        pending.machine.sh(&line).ok();
+        pending.until("both keys count", || {
+            let status = pending.machine.keyward(&["status"]);
+            status.code == 8 && format!("{}{}", status.stdout, status.stderr).contains("the new door is open")
+        });
+    };
+    open(&pending, "apply --yes --confirm-within 120s swap.yml");
+    let said = pending.machine.sh("cat /tmp/said").ok().stdout;
+    assert!(said.contains("ssh -p 2222 "), "the port that is open: {said}");
+    let (confirmed, said) = pending.confirm(2222);
+    assert!(!confirmed && said.contains("a key that the run takes away"), "{said}");
+    let first = std::mem::replace(&mut pending.machine.key, other);
+    let (confirmed, said) = pending.confirm(2222);
+    assert!(confirmed, "{said}");
+    pending.until("over", || pending.machine.keyward(&["status"]).code == 0 && !pending.guarded());
+
+    open(&pending, "rollback --yes --confirm-within 120s");
+    let (confirmed, said) = pending.confirm(2222);
+    assert!(!confirmed && said.contains("a key that the run takes away"), "{said}");
+    pending.machine.key = first;
+    let (confirmed, said) = pending.confirm(2222);
+    assert!(confirmed, "{said}");
+    pending.until("over", || pending.machine.keyward(&["status"]).code == 0 && !pending.guarded());
+    assert!(pending.machine.login("deploy", 2222).ok);
+}

@@ -9,10 +9,10 @@ mod place;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::change::{Change, Claim, Difference, Note, Risk, Stage, Step, TextDiff};
+use crate::change::{Change, Claim, Difference, Note, Promise, Risk, Stage, Step, TextDiff};
 use crate::error::Result;
 use crate::facts::{self, Facts, SSHD};
-use crate::formats::authorized_keys::{Grant, KeyFile};
+use crate::formats::authorized_keys::{Grant, KeyFile, Meaning};
 use crate::host::{Actor, Command, Node, Owner, Probe};
 use crate::resource::{Fault, LoadedFile, Planned, Resource, Section};
 use crate::types::{AbsPath, Cidr, PlainText, PublicKey, UserName, Word};
@@ -152,7 +152,11 @@ impl Resource for AuthorizedKeys {
             ));
         }
         planned.changes.extend(additive(desired, places, &files, &merged));
-        planned.changes.extend(subtractive(desired, places, &merged));
+        let closing = subtractive(desired, places, &merged);
+        if closing.is_some() {
+            planned.promises.extend(merged.closed.iter().flat_map(|file| keys_that_count(&desired.name, file)));
+        }
+        planned.changes.extend(closing);
         Ok(planned)
     }
 }
@@ -282,6 +286,21 @@ fn subtractive(desired: &Desired, places: &[Place], merged: &Merged) -> Option<C
         }
     }
     (!change.steps.is_empty()).then_some(change)
+}
+
+/// The keys of a file that let their holder do what an administrator must.
+pub fn keys_that_count(user: &UserName, file: &KeyFile) -> Vec<Promise> {
+    let counts = |meaning: Meaning| {
+        let Meaning::Key(entry) = meaning else { return None };
+        if entry.options.iter().any(|option| matches!(option.name.as_str(), "command" | "cert-authority")) {
+            return None;
+        }
+        let fingerprint = PublicKey::parse(&format!("{} {}", entry.algorithm, entry.blob)).ok()?.fingerprint();
+        let from = entry.options.iter().find(|option| option.name == "from");
+        let from = from.and_then(|option| option.value.clone()).unwrap_or_default();
+        Some(Promise::Key { user: user.clone(), fingerprint, from })
+    };
+    file.meanings().filter_map(|(_, meaning)| counts(meaning)).collect()
 }
 
 fn put(place: &Place, file: &KeyFile) -> Step {
