@@ -130,6 +130,11 @@ fn a_playbook_shows_all_its_faults_with_places() {
         assert!(done.stderr.contains(&format!("bad.yml{place}")), "{place}: {}", done.stderr);
     }
     assert!(done.stderr.contains("^^") && done.stderr.contains("help:"), "{}", done.stderr);
+    // A number that is out of range hides no other.
+    let ranges = dir.join("ranges.yml");
+    std::fs::write(&ranges, "version: 1\nssh:\n  port: 0\n  max_auth_tries: 0\n").unwrap();
+    let said = keyward(&["lint", ranges.to_str().unwrap()]).stderr;
+    assert!(said.contains("ranges.yml:3:") && said.contains("ranges.yml:4:"), "{said}");
     let events = events(&keyward(&["lint", path, "--format", "json"]));
     assert!(events.iter().filter(|event| matches!(event, Event::Failed { .. })).count() >= 2, "{events:?}");
 }

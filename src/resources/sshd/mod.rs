@@ -61,6 +61,7 @@ pub struct Desired {
     pub pubkey_authentication: Option<bool>,
     /// Tries per connection, 1 to 100; each key that a client offers counts as one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
     pub max_auth_tries: Option<u32>,
     /// Time to log in: seconds, or a text such as "30s" or "2m".
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,6 +80,7 @@ pub struct Desired {
     pub client_alive_interval: Option<Duration>,
     /// How many such questions may stay unanswered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
     pub client_alive_count_max: Option<u32>,
     /// Unauthenticated connections at a time: "10" or "10:30:100".
     #[serde(default, skip_serializing_if = "Option::is_none")]
