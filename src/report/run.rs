@@ -92,10 +92,12 @@ fn plain_note(note: &Note, style: Style) -> Vec<String> {
 
 /// Two lines a run: what and when, then how it ended.
 fn history(run: &str, began: &str, what: &str, exit: Option<Exit>, verdict: &str, style: Style) -> Vec<String> {
+    // Nobody reads fractions of a second here; the event has them.
+    let began = began.split_once('.').map_or_else(|| began.to_owned(), |(seconds, _)| format!("{seconds}Z"));
     let mut lines = wrap("", &escape::line(&format!("{run}  {began}  {what}")));
     let (text, tone) = match exit {
         Some(exit) => (format!("{verdict} (exit {})", exit.code()), tone(exit)),
-        None => ("not closed: it was interrupted, or runs now".to_owned(), Tone::Bad),
+        None => ("not closed: it runs, waits for its confirmation, or was interrupted; see: keyward status".to_owned(), Tone::Bad),
     };
     lines.extend(wrap("    ", &escape::line(&text)).iter().map(|line| style.paint(tone, line)));
     lines
