@@ -76,6 +76,26 @@ pub fn options(root: &Path) -> Options {
     Options { program: PathBuf::from(KEYWARD), ..Options::new(root) }
 }
 
+/// A shell script that prints the kernel's rules of both families, each line with its family, for [`plain_rules`].
+pub const RULES: &str = "iptables-save | sed -e '/^#/d' -e 's/^/4 /'; ip6tables-save | sed -e '/^#/d' -e 's/^/6 /'";
+
+/// What [`RULES`] prints, in a form that can be compared: family, table and rule, sorted, without counters. A chain of the
+/// kernel's own that is empty and lets through is as good as a table that is not there.
+pub fn plain_rules(text: &str) -> Vec<String> {
+    let (mut rules, mut table) = (Vec::new(), "");
+    for (family, line) in text.lines().filter_map(|line| line.split_once(' ')) {
+        let line = line.split(" [").next().unwrap_or_default().trim();
+        let open = line.starts_with(':') && line.ends_with(" ACCEPT");
+        match line.strip_prefix('*') {
+            Some(name) => table = name,
+            None if open || line.is_empty() || line == "COMMIT" => {}
+            None => rules.push(format!("IPv{family} {table} {line}")),
+        }
+    }
+    rules.sort();
+    rules
+}
+
 /// Runs a prepared command with `input` as its standard input.
 pub fn finish(mut command: Command, input: &[u8]) -> Done {
     use std::os::unix::process::ExitStatusExt as _;

@@ -8,7 +8,7 @@ use keyward::proof::{Door, Line, PipeWorker, PrivateHalf, Reply, Request, WORKER
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
 
-use crate::support::{Done, KEYWARD, finish, tree};
+use crate::support::{Done, KEYWARD, RULES, finish, tree};
 
 /// What a container needs to run systemd.
 const RUN: [&str; 16] = [
@@ -158,9 +158,9 @@ impl Machine {
         self.sh(&script).ok().stdout.lines().map(str::to_owned).collect()
     }
 
-    /// Policies and rules of both families, without counters.
+    /// Policies and rules of both families.
     pub fn rules(&self) -> String {
-        self.sh("{ iptables-save; ip6tables-save; } | sed -e '/^#/d' -e 's/ *\\[[0-9:]*\\]//'").ok().stdout
+        self.sh(RULES).ok().stdout
     }
 
     /// What a reload, restart or daemon-reload would move.
