@@ -82,7 +82,8 @@ fn daemons() -> String {
     static SINCE: OnceLock<f64> = OnceLock::new();
     let uptime = || std::fs::read_to_string("/proc/uptime").unwrap().split(' ').next().unwrap().parse::<f64>().unwrap();
     let since = *SINCE.get_or_init(|| uptime() - SETTLED);
-    let settled = |one: &Process| one.parent <= 1 && one.started < since && !one.zombie;
+    // Process 1 itself stands for a machine that has just booted.
+    let settled = |one: &Process| one.pid == 1 || one.parent <= 1 && one.started < since && !one.zombie;
     let lines = processes().into_iter().filter(|one| settled(one) && !one.argv.contains("containerd-shim"));
     let mut lines: Vec<String> = lines.map(|one| format!("{} {} {}", one.pid, one.started, one.argv)).collect();
     lines.sort();
