@@ -97,7 +97,10 @@ fn history(run: &str, began: &str, what: &str, exit: Option<Exit>, verdict: &str
     let mut lines = wrap("", &escape::line(&format!("{run}  {began}  {what}")));
     let (text, tone) = match exit {
         Some(exit) => (format!("{verdict} (exit {})", exit.code()), tone(exit)),
-        None => ("not closed: it runs, waits for its confirmation, or was interrupted; see: keyward status".to_owned(), Tone::Bad),
+        None => (
+            "not closed: it runs, waits for its confirmation, or was interrupted; see: keyward status".to_owned(),
+            Tone::Bad,
+        ),
     };
     lines.extend(wrap("    ", &escape::line(&text)).iter().map(|line| style.paint(tone, line)));
     lines
