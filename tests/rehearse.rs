@@ -141,6 +141,31 @@ fn a_rehearsal_of_this_machine_leaves_it_alone() {
     support::machine::same(&before, &machine());
 }
 
+/// In a container without an init, orphans fall to a process 1 that waits for none of them: it may be keyward itself.
+#[test]
+fn a_rehearsal_ends_where_nobody_waits_for_orphans() {
+    let name = "a_rehearsal_ends_where_nobody_waits_for_orphans";
+    let tree = match support::tree("bookworm") {
+        Ok(tree) => tree,
+        Err(reason) => return skipped(name, &reason),
+    };
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "one_rehearsal_without_an_init", "--ignored", "--nocapture"]);
+    command.env(support::again::CASE, tree);
+    assert!(finish(command, b"").ok().stdout.contains("1 passed"));
+}
+
+#[test]
+#[ignore = "runs inside the process that a_rehearsal_ends_where_nobody_waits_for_orphans starts"]
+fn one_rehearsal_without_an_init() {
+    let Some(tree) = std::env::var_os(support::again::CASE) else { return };
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", "60", KEYWARD, "rehearse", PLAYBOOK, "--root"]).arg(tree);
+    let done = finish(command, b"");
+    assert_eq!(done.code, 0, "{}\n{}", done.stdout, done.stderr);
+}
+
 /// The inner half, in a process of its own: no other test's children are among what is left running.
 #[test]
 #[ignore = "runs inside the process that a_rehearsal_of_this_machine_leaves_it_alone starts"]

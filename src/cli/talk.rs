@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::change::Note;
 use crate::error::{Failure, Result};
@@ -34,12 +35,25 @@ pub fn talk(
     // Nothing on a tree that is not running is proven.
     let mut worker = order.act.proves().then(|| start(sandbox.outside()?, WORKER_ARG)).transpose()?;
     let ending = converse(order, &mut agent, worker.as_mut(), notes, agree, sink);
-    for mut child in [Some(agent), worker].into_iter().flatten() {
-        // Whatever was said last was the end. What of it still runs in the sandbox ends with that.
-        let _ = child.kill();
-        let _ = child.wait();
+    for child in [Some(agent), worker].into_iter().flatten() {
+        end(child);
     }
     ending
+}
+
+/// How long a program that has said its last word may take to end.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whatever was said last was the end, and so is the end of its input. Killed, the process that stands for the agent out
+/// here would leave the real one to whoever adopts orphans (process 1 of a container may be keyward itself), and a copy
+/// does not end before somebody has waited for each of its processes.
+fn end(mut child: Child) {
+    let until = Instant::now() + PATIENCE;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 fn start(mut command: Command, verb: &str) -> Result<Child> {
