@@ -84,7 +84,7 @@ impl Doors {
     ///
     /// # Errors
     /// When the listening sockets cannot be read.
-    pub fn look(probe: &dyn Probe) -> Result<Option<Self>> {
+    pub fn look(facts: &Facts, probe: &dyn Probe) -> Result<Option<Self>> {
         if !probe.has_program(SSHD) {
             return Ok(None);
         }
@@ -95,7 +95,7 @@ impl Doors {
         let effective = Effective::parse(&output.stdout);
         // Wherever it is said: in its files, by its socket, or on its command line.
         let mut ports = effective.ports();
-        ports.extend(ssh_ports(&Facts::gather(probe)?, probe, &all)?);
+        ports.extend(ssh_ports(facts, probe, &all)?);
         ports.push(22);
         ports.retain(listening);
         ports.sort_unstable();

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::change::{Action, Plan, Stage};
 use crate::error::{Failure, Result};
 use crate::facts::Doors;
-use crate::host::shelf::{Durability, Settled, Shelf};
+use crate::host::shelf::{Durability, RESERVE, Settled, Shelf};
 use crate::host::{AccountEdit, Actor, Command, Database, Image};
 use crate::outcome::{Evidence, Exit};
 use crate::types::AbsPath;
@@ -148,6 +148,9 @@ struct Line<T> {
     rec: T,
 }
 
+/// Record of a run with its journal as it was when a line of it was found damaged.
+const DAMAGED: &str = "damaged";
+
 /// Layout of the journal written today.
 pub const VERSION: u32 = 1;
 
@@ -191,11 +194,7 @@ impl<'a> Journal<'a> {
     pub fn reopen(shelf: &'a dyn Shelf, run: &str) -> Result<Self> {
         let records = read(shelf, run)?;
         // A torn tail would glue itself to the next line.
-        let mut text = String::new();
-        for (at, record) in records.iter().enumerate() {
-            text.push_str(&line(u64::try_from(at).unwrap_or(u64::MAX), record)?);
-            text.push('\n');
-        }
+        let text = rendered(&records)?;
         if shelf.read(run)?.is_some_and(|now| now != text) {
             shelf.replace(run, &text)?;
         }
@@ -221,13 +220,8 @@ impl<'a> Journal<'a> {
             return Err(damage);
         }
         // Where the disk takes neither, the undo still goes by what was read.
-        let _ = shelf.settle(run, "damaged", &text);
-        let mut good = String::new();
-        for (at, record) in records.iter().enumerate() {
-            good.push_str(&line(u64::try_from(at).unwrap_or(u64::MAX), record)?);
-            good.push('\n');
-        }
-        let _ = shelf.replace(run, &good);
+        let _ = shelf.settle(run, DAMAGED, &text);
+        let _ = shelf.replace(run, &rendered(&records)?);
         Ok((Self { shelf, run: run.to_owned(), written: RefCell::new(records) }, Some(damage)))
     }
 
@@ -238,7 +232,7 @@ impl<'a> Journal<'a> {
 
     /// Gives the room back that was set aside for an undo, which begins.
     pub fn release(&self) {
-        self.shelf.release(&self.run);
+        self.shelf.forget(&self.run, RESERVE);
     }
 
     /// Keeps a file's bytes beside the journal and says where. What is no UTF-8 loses the bytes that are none.
@@ -298,6 +292,8 @@ impl<'a> Journal<'a> {
         if exit == Exit::RollbackIncomplete {
             return self.write(&closed);
         }
+        // It holds the same secrets.
+        self.shelf.forget(&self.run, DAMAGED);
         let mut records = self.records();
         records.push(closed.clone());
         match self.shelf.replace(&self.run, &without_secrets(&records)?) {
@@ -332,14 +328,31 @@ pub fn forget_secrets(shelf: &dyn Shelf) -> Result<()> {
 }
 
 fn without_secrets(records: &[Record]) -> Result<String> {
+    let mut records = records.to_vec();
+    records.iter_mut().for_each(scrub);
+    rendered(&records)
+}
+
+fn rendered(records: &[Record]) -> Result<String> {
     let mut text = String::new();
-    for (at, record) in records.iter().enumerate() {
-        let mut record = record.clone();
-        scrub(&mut record);
-        text.push_str(&line(u64::try_from(at).unwrap_or(u64::MAX), &record)?);
+    for (seq, record) in (0_u64..).zip(records) {
+        text.push_str(&line(seq, record)?);
         text.push('\n');
     }
     Ok(text)
+}
+
+/// Where the journal of a run stands as it was when it was found damaged.
+pub fn damaged(shelf: &dyn Shelf, run: &str) -> String {
+    shelf.place(run, DAMAGED)
+}
+
+/// True when a line of the journal was damaged: what it held may still be in force, whatever else was undone.
+///
+/// # Errors
+/// When that cannot be read.
+pub fn was_damaged(shelf: &dyn Shelf, run: &str) -> Result<bool> {
+    Ok(shelf.settled(run, DAMAGED)?.is_some())
 }
 
 /// True when the undo of the run is incomplete, and nobody has undone the rest or said that it was mended.

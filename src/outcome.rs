@@ -52,9 +52,7 @@ impl Exit {
     pub const fn code(self) -> u8 {
         self as u8
     }
-}
 
-impl Exit {
     /// How a verb ends that met this before it changed anything. What fails later ends rolled back, or incomplete.
     pub const fn before_any_change(kind: Kind) -> Self {
         match kind {

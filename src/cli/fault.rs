@@ -132,7 +132,7 @@ impl Trial<'_> {
                     .why(ending.verdict)
                     .hint("name a change that the plan has"))
             }
-            Ok(ending) if act == Act::Prove && !matches!(ending.exit, Exit::AsAsked | Exit::Unverified) => {
+            Ok(ending) if act == Act::Prove && ending.exit != Exit::AsAsked => {
                 Err(Failure::failed("proof", ending.verdict))
             }
             Err(failure) if !struck => Err(failure),

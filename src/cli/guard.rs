@@ -127,8 +127,7 @@ pub fn opened(pending: &Pending, shelf: &dyn Shelf) {
 }
 
 fn command(shelf: &dyn Shelf, run: &str) -> String {
-    let promises = super::confirm::plan(shelf, run).map(|plan| plan.promises).unwrap_or_default();
-    let mut promises = promises;
+    let mut promises = super::confirm::plan(shelf, run).map(|plan| plan.promises).unwrap_or_default();
     // A run that moves no port keeps the present ones.
     if !promises.iter().any(|promise| matches!(promise, Promise::SshPort { .. })) {
         let doors = crate::journal::read(shelf, run).unwrap_or_default().into_iter().find_map(|record| match record {
@@ -142,6 +141,15 @@ fn command(shelf: &dyn Shelf, run: &str) -> String {
 
 fn typed(promises: &[Promise], program: &str, run: &str) -> String {
     let (user, port) = door(promises);
+    let keeps_a_key = promises.iter().find_map(|promise| match promise {
+        Promise::Key { user, .. } => Some(user.text()),
+        _ => None,
+    });
+    if let Some(user) = keeps_a_key.filter(|_| promises.iter().any(|one| matches!(one, Promise::SomebodyElse { .. }))) {
+        return format!(
+            "ssh -t -p {port} -o ControlPath=none {user}@THIS-HOST sudo {program} confirm {run}   (by a key that stays)"
+        );
+    }
     if promises.iter().any(|promise| matches!(promise, Promise::SomebodyElse { .. })) {
         return format!(
             "ssh -t -p {port} -o ControlPath=none root@THIS-HOST {program} confirm {run}   (or another administrator, by sudo)"
@@ -294,6 +302,12 @@ mod tests {
         };
         let line = typed(&promises(true), "keyward", "r1");
         assert_eq!(line, "ssh -p 2222 -o ControlPath=none deploy@THIS-HOST sudo keyward confirm r1");
+        let key =
+            Promise::Key { user: UserName::parse("ops").unwrap(), fingerprint: String::new(), from: String::new() };
+        let back = [Promise::SomebodyElse { than: Vec::new() }, Promise::SshPort { port: Port::new(22).unwrap() }];
+        assert!(typed(&back, "keyward", "r1").contains(" root@THIS-HOST keyward confirm"));
+        let back = back.into_iter().chain([key]).collect::<Vec<_>>();
+        assert!(typed(&back, "keyward", "r1").contains(" ops@THIS-HOST sudo keyward confirm"));
         let line = typed(&promises(false), "/root/keyward", "r1");
         assert_eq!(line, "ssh -t -p 2222 -o ControlPath=none deploy@THIS-HOST sudo /root/keyward confirm r1");
     }

@@ -6,15 +6,13 @@ use crate::change::Risk;
 use crate::engine::{self, About, LaterEdits, Machine, Prove, Rollback, WayBack, guard};
 use crate::error::{Failure, Result};
 use crate::facts::Facts;
-use crate::formats::authorized_keys::KeyFile;
 use crate::host::ledger::Ledger;
 use crate::host::real::RealHost;
 use crate::host::shelf::DirShelf;
 use crate::journal::{self, Record};
 use crate::outcome::{Event, Exit, Sink};
 use crate::resource::Task;
-use crate::resources::authorized_keys::keys_that_count;
-use crate::types::{UserName, Word as _};
+use crate::resources::authorized_keys::keys_again;
 
 use super::args::RollbackArgs;
 use super::live::{Live, agree};
@@ -35,11 +33,10 @@ pub fn run(args: &RollbackArgs, terminal: &mut Terminal) -> Result<Ending> {
     let accepted = args.live.i_accept_that_this_host_may_lock_me_out;
     if !accepted && touches_ways_in(&shelf, &run)? {
         let back = WayBack::open(&shelf, &run, &host, args.force)?;
-        let keys = back.key_files().into_iter().flat_map(|(user, text)| {
-            UserName::parse(&user).map(|user| keys_that_count(&user, &KeyFile::parse(&text))).unwrap_or_default()
-        });
-        let keys = keys.collect();
-        let back = back.with_keys(keys);
+        let returning = back.files().into_iter().map(|(change, text)| (keys_again(&change, &text), change));
+        let returning: Vec<_> = returning.filter(|(keys, _)| !keys.is_empty()).collect();
+        let changes = returning.iter().map(|(_, change)| change.clone()).collect();
+        let back = back.with_keys(changes, returning.into_iter().flat_map(|(keys, _)| keys).collect());
         // Without sshd there is no way in to lose but the console, where somebody sits.
         if back.has_door() {
             return guarded(args, &run, back, &shelf, &host, terminal);

@@ -16,17 +16,15 @@ use super::{Ending, state, terminal};
 /// Removes the state, after a question.
 pub fn run(args: &UninstallArgs, sink: &mut dyn Sink) -> Result<Ending> {
     state::need_root("to remove keyward's state")?;
-    let Some(shelf) = state::shelf_if_any()? else {
-        remove(state::RUN)?;
-        return Ok(Ending::new(Exit::AsAsked, "nothing to remove: keyward keeps no state on this host", ""));
-    };
     let host = RealHost::new();
     if last_resort::is_open(&host)? {
         return Err(Failure::refused("uninstall", "the sshd of last resort is what lets you in")
             .hint("mend sshd (sshd -t), then: keyward acknowledge"));
     }
-    // What guarded runs that are over goes with them: their units would start a program that is no more.
-    super::guard::sweep(&host, &shelf)?;
+    let Some(shelf) = state::shelf_if_any()? else {
+        remove(state::RUN)?;
+        return Ok(Ending::new(Exit::AsAsked, "nothing to remove: keyward keeps no state on this host", ""));
+    };
     let held = guard::lock(&shelf)?;
     let stays = files_that_stay(&shelf)?;
     if !stays.is_empty() {
@@ -46,6 +44,8 @@ pub fn run(args: &UninstallArgs, sink: &mut dyn Sink) -> Result<Ending> {
             return Err(Failure::refused("uninstall", "declined, nothing changed"));
         }
     }
+    // What guarded runs that are over goes with them: their units would start a program that is no more.
+    super::guard::sweep(&host, &shelf)?;
     audit::record(&state::ledger()?, "", audit::UNINSTALLED, "keyward's state was removed")?;
     let removed = remove(state::STATE).and_then(|()| remove(state::RUN));
     super::motd::forget();

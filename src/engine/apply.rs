@@ -206,7 +206,7 @@ impl Run<'_, '_> {
             plan = self.plan_after_packages()?;
         }
         if !plan.changes.is_empty() {
-            if let Some(doors) = Doors::look(self.request.host)? {
+            if let Some(doors) = Doors::look(self.request.facts, self.request.host)? {
                 self.journal.note(&Record::Doors { doors })?;
             }
             self.request.guard.arm(self.journal.run())?;

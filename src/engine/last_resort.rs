@@ -24,32 +24,37 @@ pub fn keep_a_door(records: &[Record], host: &dyn Host) -> Option<Failure> {
         Record::Doors { doors } => Some(doors),
         _ => None,
     })?;
-    if doors.ports.is_empty() || listens(&doors.ports, host) {
+    if doors.ports.is_empty() {
         return None;
+    }
+    match listens(&doors.ports, host) {
+        Ok(true) => return None,
+        Ok(false) => {}
+        // No reason to start a second one, and none to call the door open.
+        Err(failure) => return Some(failure),
     }
     let ports = doors.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
     let gone = Failure::failed(format!("port {ports}"), "sshd did not come back there");
-    Some(match open(doors, host) {
-        Ok(()) if !listens(&doors.ports, host) => gone
-            .why("and the sshd of last resort does not listen either")
-            .hint("start it by hand: /usr/sbin/sshd; see why: journalctl -u keyward-last-resort"),
-        Ok(()) => gone
+    Some(match open(doors, host).and_then(|()| listens(&doors.ports, host)) {
+        Ok(true) => gone
             .why("an sshd of last resort listens meanwhile")
             .hint("mend sshd (sshd -t; journalctl -u ssh), then: keyward acknowledge"),
+        Ok(false) => gone
+            .why("and the sshd of last resort does not listen either")
+            .hint("start it by hand: /usr/sbin/sshd; see why: journalctl -u keyward-last-resort"),
         Err(failure) => gone.why(failure.line()).hint("start it by hand: /usr/sbin/sshd"),
     })
 }
 
-fn listens(ports: &[u16], probe: &dyn Probe) -> bool {
+fn listens(ports: &[u16], probe: &dyn Probe) -> Result<bool> {
     let end = Instant::now() + WAIT;
     loop {
-        // What cannot be told is no reason to start a second one.
         let ours = |listener: &Listener| ports.contains(&listener.port) && facts::serves_ssh(listener);
-        if probe.listeners().map_or(true, |all| all.iter().any(ours)) {
-            return true;
+        if probe.listeners()?.iter().any(ours) {
+            return Ok(true);
         }
         if Instant::now() >= end {
-            return false;
+            return Ok(false);
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -154,7 +159,7 @@ pub fn acknowledge(host: &dyn Host) -> Result<()> {
         std::thread::sleep(Duration::from_millis(200));
         drop(host.run(&Command::new([SSHD])));
     }
-    if !listens(&ports, host) {
+    if !listens(&ports, host)? {
         start(host)?;
         return Err(Failure::failed("sshd", "did not come back, so the one of last resort listens again")
             .hint("see why: journalctl -u ssh"));

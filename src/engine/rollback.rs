@@ -264,6 +264,15 @@ fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
     let records = journal.records();
     let list = made(&records);
     let closed = journal::is_over(&records);
+    if list.iter().all(|change| change.undone) && journal::was_damaged(shelf, &run)? {
+        let what = "what is left of its journal is undone, the rest is not known";
+        if !closed {
+            journal.close(Exit::RollbackIncomplete, what, &jiff::Timestamp::now().to_string())?;
+        }
+        return Err(Failure::refused(format!("run {run}"), what)
+            .why(format!("a line was damaged; the journal as it was: {}", journal::damaged(shelf, &run)))
+            .hint(format!("look what that held; once it is mended by hand: keyward acknowledge {run}")));
+    }
     if list.iter().all(|change| change.undone) {
         let verdict = match (closed, journal::is_degraded(&records)) {
             (false, _) => Some("was cut off before it changed anything"),
@@ -307,14 +316,16 @@ fn try_rollback(request: Rollback<'_>, sink: &mut dyn Sink) -> Result<Outcome> {
 /// Closes the journal after an unwind and says how it ended.
 pub fn finish(journal: &Journal<'_>, remains: &Remains, done: &str, whole: Exit) -> Outcome {
     let run = journal.run().to_owned();
+    let told: String = remains.told.iter().chain(&remains.disabled).map(|text| format!("; {text}")).collect();
     let (exit, verdict, next) = match remains.failures.first() {
-        None => {
-            let told = remains.told.iter().chain(&remains.disabled).map(|text| format!("; {text}")).collect::<String>();
-            (whole, format!("{done}{told}"), format!("keyward show {run}"))
-        }
+        None => (whole, format!("{done}{told}"), format!("keyward show {run}")),
         Some(first) => (
             Exit::RollbackIncomplete,
-            format!("{done}, but {} could not be undone: {}", count(remains.failures.len(), "step"), first.line()),
+            format!(
+                "{done}, but {} could not be undone: {}{told}",
+                count(remains.failures.len(), "step"),
+                first.line()
+            ),
             format!("mend what is named above, then: keyward rollback {run}"),
         ),
     };

@@ -27,16 +27,13 @@ pub struct WayBack {
     listening: Vec<Port>,
     /// Keys that will count again, of accounts that lose others.
     keys: Vec<Promise>,
+    /// The changes whose undo takes those others away.
+    of_keys: BTreeSet<String>,
 }
 
 /// True when this run took another one back.
 pub fn is_one(records: &[Record]) -> bool {
     matches!(records.first(), Some(Record::Begin { plan, .. }) if plan.playbook.starts_with(NAME))
-}
-
-/// The account of a change of its keys.
-fn key_account(key: &str) -> Option<&str> {
-    key.strip_prefix("authorized_keys:")?.split(':').next()
 }
 
 impl WayBack {
@@ -58,31 +55,28 @@ impl WayBack {
         let plan = plan.ok_or_else(|| Failure::unknown(format!("run {run}"), "its journal has no beginning"))?;
         refuse_one_way(run, &made)?;
         let listening = doors(host)?;
-        Ok(Self { run: run.to_owned(), plan, made, listening, keys: Vec::new() })
+        Ok(Self { run: run.to_owned(), plan, made, listening, keys: Vec::new(), of_keys: BTreeSet::new() })
     }
 
-    /// The key files as they will be again, with the names of their accounts.
-    pub fn key_files(&self) -> Vec<(String, Vec<u8>)> {
+    /// Files as they will be again, each with the key of a change that replaced it.
+    pub fn files(&self) -> Vec<(String, Vec<u8>)> {
         let before = self.before_images();
-        let of_keys = self.in_force().filter_map(|made| Some((key_account(&made.key)?.to_owned(), &made.undos)));
-        let mut files: Vec<(String, Vec<u8>)> = Vec::new();
-        for (user, undos) in of_keys {
-            for undo in undos {
-                if let Undo::Restore { path, .. } = undo
-                    && let Some((_, Image::File { content, .. })) = before.get(path)
-                    && !files.iter().any(|(_, known)| known == content)
-                {
-                    files.push((user.clone(), content.clone()));
-                }
-            }
-        }
-        files
+        let replaced = self.in_force().flat_map(|made| made.undos.iter().map(|undo| (&made.key, undo)));
+        let file = |(key, undo): (&String, &Undo)| match undo {
+            Undo::Restore { path, .. } => match before.get(path) {
+                Some((_, Image::File { content, .. })) => Some((key.clone(), content.clone())),
+                _ => None,
+            },
+            _ => None,
+        };
+        replaced.filter_map(file).collect()
     }
 
-    /// With the keys in those files: an account that loses only keys confirms by one that stays.
+    /// With the keys that count again once these changes are undone: their accounts lose other keys and nothing else, so
+    /// that they may confirm by one of these.
     #[must_use]
-    pub fn with_keys(mut self, keys: Vec<Promise>) -> Self {
-        self.keys = keys;
+    pub fn with_keys(mut self, changes: BTreeSet<String>, keys: Vec<Promise>) -> Self {
+        (self.of_keys, self.keys) = (changes, keys);
         self
     }
 
@@ -119,8 +113,8 @@ impl WayBack {
     /// Accounts that the run made or touched: their entries, keys and sudo.
     fn accounts(&self) -> Vec<String> {
         let mut names = BTreeSet::new();
-        let loses_keys_only = |made: &&Made| key_account(&made.key).is_some_and(|user| self.comes_back(user));
-        for undo in self.in_force().filter(|made| !loses_keys_only(made)).flat_map(|made| &made.undos) {
+        let all = || self.in_force().filter(|made| !self.of_keys.contains(&made.key));
+        for undo in all().flat_map(|made| &made.undos) {
             match undo {
                 Undo::Account { edits } => names.extend(edits.iter().filter_map(|edit| match edit {
                     AccountEdit::Remove { key, .. } | AccountEdit::Field { key, .. } => Some(key.clone()),
@@ -132,17 +126,12 @@ impl WayBack {
             }
         }
         // A key names its object in the middle: `sudo:deploy:grant`.
-        for made in self.in_force().filter(|made| !loses_keys_only(made)) {
+        for made in all() {
             if let [_, object, _] = made.key.split(':').collect::<Vec<_>>().as_slice() {
                 names.insert((*object).to_owned());
             }
         }
         names.into_iter().collect()
-    }
-
-    /// True when a key of this account will count.
-    fn comes_back(&self, user: &str) -> bool {
-        self.keys.iter().any(|promise| matches!(promise, Promise::Key { user: one, .. } if one.as_str() == user))
     }
 
     /// The door as it was before the run answers again, and the one that the run opened is shut.

@@ -76,8 +76,8 @@ pub trait Shelf {
     /// Refused when there is none.
     fn reserve(&self, run: &str) -> Result<()>;
 
-    /// Gives that room back: to the undo, or to whoever comes after the run.
-    fn release(&self, run: &str);
+    /// Takes the record `name` away, [`RESERVE`] among them; nothing depends on it any more.
+    fn forget(&self, run: &str, name: &str);
 
     /// Where that record stands, for the reader.
     fn place(&self, run: &str, name: &str) -> String;
@@ -107,7 +107,7 @@ pub struct DirShelf {
 
 /// Name of the file that holds room for the way back, and its size in bytes: an undo writes each file anew beside the old
 /// one, the user databases and firewall rules among them.
-const RESERVE: &str = "reserve";
+pub const RESERVE: &str = "reserve";
 const RESERVED: i64 = 256 << 10;
 
 struct FileLock {
@@ -351,8 +351,8 @@ impl Shelf for DirShelf {
         })
     }
 
-    fn release(&self, run: &str) {
-        if let Ok(path) = self.record(run, RESERVE) {
+    fn forget(&self, run: &str, name: &str) {
+        if let Ok(path) = self.record(run, name) {
             let _ = fs::remove_file(path);
         }
     }
@@ -428,7 +428,9 @@ impl Shelf for MemoryShelf {
         Ok(())
     }
 
-    fn release(&self, _: &str) {}
+    fn forget(&self, run: &str, name: &str) {
+        self.records.borrow_mut().remove(&(run.to_owned(), name.to_owned()));
+    }
 
     fn place(&self, run: &str, name: &str) -> String {
         format!("{run}.{name}")

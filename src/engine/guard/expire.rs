@@ -173,5 +173,19 @@ mod tests {
         assert_eq!(host.meta(&path, &Actor::Root).unwrap(), None, "undone");
         assert!(journal::is_degraded(&journal::read(&shelf, "r1").unwrap()));
         assert!(shelf.settled("r1", "damaged").unwrap().is_some());
+        // Asking again must not turn what is not known into an undo that was whole.
+        let again = || {
+            let (audit, machine, later_edits) = (&ledger, Machine::Down, crate::engine::LaterEdits::Respect);
+            let (host, shelf, run) = (&host, &shelf, Some("r1"));
+            let approve = &mut |_: &str, _: &[String]| true;
+            rollback::rollback(
+                rollback::Rollback { host, shelf, audit, run, later_edits, machine, approve },
+                &mut Vec::new(),
+            )
+        };
+        assert_eq!(again().exit, Exit::Refused);
+        assert!(journal::is_degraded(&journal::read(&shelf, "r1").unwrap()));
+        Journal::reopen(&shelf, "r1").unwrap().close(Exit::RolledBack, "mended by hand", "now").unwrap();
+        assert!(shelf.settled("r1", "damaged").unwrap().is_none(), "it may hold secrets");
     }
 }

@@ -288,8 +288,18 @@ fn subtractive(desired: &Desired, places: &[Place], merged: &Merged) -> Option<C
     (!change.steps.is_empty()).then_some(change)
 }
 
+/// The keys that count again when this change, if it is one of keys, is undone to this file.
+pub fn keys_again(change: &str, file: &[u8]) -> Vec<Promise> {
+    match change.split(':').collect::<Vec<_>>().as_slice() {
+        [AuthorizedKeys::NAME, user, _] => {
+            UserName::parse(user).map(|user| keys_that_count(&user, &KeyFile::parse(file))).unwrap_or_default()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// The keys of a file that let their holder do what an administrator must.
-pub fn keys_that_count(user: &UserName, file: &KeyFile) -> Vec<Promise> {
+fn keys_that_count(user: &UserName, file: &KeyFile) -> Vec<Promise> {
     let counts = |meaning: Meaning| {
         let Meaning::Key(entry) = meaning else { return None };
         if entry.options.iter().any(|option| matches!(option.name.as_str(), "command" | "cert-authority")) {
