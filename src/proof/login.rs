@@ -11,6 +11,7 @@ use russh::{ChannelMsg, Disconnect, Preferred, kex};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::budget::Budget;
+use super::quick::Quick;
 use super::wire::{Door, Line, PrivateHalf, Reply, Stage, plain};
 
 /// An address that does not answer TCP within this time is filtered, whatever time there is left for the login.
@@ -110,7 +111,7 @@ fn door(error: &std::io::Error) -> Door {
 }
 
 /// Key exchanges without the weak groups: what OpenSSH 8.4 to 10.6 offers by default.
-const KEX: &[kex::Name] = &[
+pub const KEX: &[kex::Name] = &[
     kex::MLKEM768X25519_SHA256,
     kex::CURVE25519,
     kex::CURVE25519_PRE_RFC_8731,
@@ -162,7 +163,7 @@ async fn open(line: &Line, progress: &Progress) -> Result<Handle<Pinned>, Reply>
         ..client::Config::default()
     };
     let handler = Pinned { keys, progress: progress.clone() };
-    let handle = client::connect_stream(Arc::new(config), Budget::new(stream, WIRE_LIMIT), handler).await;
+    let handle = client::connect_stream(Arc::new(config), Budget::new(Quick::new(stream), WIRE_LIMIT), handler).await;
     let handle = handle.map_err(|error| progress.reply(&error.to_string()))?;
     progress.enter(Stage::Auth);
     Ok(handle)

@@ -9,6 +9,7 @@ pub mod held;
 mod judge;
 mod login;
 pub mod prover;
+mod quick;
 mod route;
 pub mod scaffold;
 pub mod session;
@@ -17,7 +18,9 @@ pub mod wire;
 pub mod word;
 pub mod worker;
 
+pub use login::KEX;
 pub use prover::{OutsideProver, RootKey};
+pub use quick::Quick;
 pub use route::Route;
 pub use wire::{Door, Line, PrivateHalf, Reply, Request, Stage};
 pub use worker::{PipeWorker, WORKER_ARG, Worker};

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use russh::client::{self, DisconnectReason, Session};
 use russh::keys::{Algorithm, HashAlg, PublicKey, PublicKeyOrCertificate};
-use russh::{Names, Preferred, compression, kex};
+use russh::{Names, Preferred, compression};
 
 use super::known_hosts::{Known, Verdict};
 use super::trouble::{Setback, Trouble};
+use crate::proof::KEX;
 use crate::proof::wire::plain;
 
 /// By what a host key is trusted.
@@ -59,18 +60,6 @@ pub(super) struct Gate {
     /// True after the first exchange.
     exchanged: bool,
 }
-
-/// Key exchanges without the weak groups: what OpenSSH 8.4 to 10.6 offers by default.
-const KEX: &[kex::Name] = &[
-    kex::MLKEM768X25519_SHA256,
-    kex::CURVE25519,
-    kex::CURVE25519_PRE_RFC_8731,
-    kex::DH_G18_SHA512,
-    kex::DH_G16_SHA512,
-    kex::DH_G14_SHA256,
-    kex::EXTENSION_SUPPORT_AS_CLIENT,
-    kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
-];
 
 impl Gate {
     pub(super) const fn new(trust: Trust, known: Known, eye: Eye) -> Self {

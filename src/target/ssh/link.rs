@@ -16,10 +16,11 @@ use super::config::{Around, Settings};
 use super::driver::{Driver, runtime};
 use super::gate::{Eye, Gate, Trust, refusal};
 use super::known_hosts::{self, Known, Verdict};
-use super::stream::{Meter, Metered, Pipe, Quick};
+use super::stream::{Meter, Metered, Pipe};
 use super::trouble::{Outcome, Setback, Trouble};
 use super::{keys, proxy, resolve};
 use crate::host::Probe;
+use crate::proof::Quick;
 
 /// Most bytes that a server may send until it has let us in; a login needs about 10 KiB.
 const LOGIN_BYTES: usize = 1 << 20;
@@ -335,7 +336,7 @@ async fn carrier(way: &mut Way, hop: &Hop<'_>, wishes: &Wishes<'_>, patience: &m
     let addresses = resolve::addresses(&settings.host, settings.port, wishes.probe)?;
     let (stream, peer) = resolve::connect(&hop.place, &addresses, wishes.connect_limit).await?;
     way.peer = Some(peer);
-    Ok(Box::new(Quick(stream)))
+    Ok(Box::new(Quick::new(stream)))
 }
 
 /// Why a connection ended before we were in, as far as that can be told.
