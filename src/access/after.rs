@@ -45,6 +45,11 @@ impl<'a> After<'a> {
         Ok(after)
     }
 
+    /// The machine as it is.
+    pub fn now(&self) -> &'a dyn Probe {
+        self.probe
+    }
+
     fn take(&self, step: &Step) -> Result<()> {
         match step {
             Step::Account { edits } => self.databases(edits)?,

@@ -71,7 +71,7 @@ impl AccessCheck for WaysIn {
             notes.push(Note::info(ABOUT, format!("before  {}", before_text(before.as_ref(), facts.sshd_mode, probe))));
             notes.push(Note::info(ABOUT, format!("after   {}", after_text(promises, before.as_ref()))));
             notes.extend(console(changes, probe)?);
-            notes.extend(self.afterwards(promises, changes, facts, probe, closes)?);
+            notes.extend(self.afterwards(promises, changes, facts, probe, closes && !waits)?);
         }
         Ok(notes)
     }
@@ -112,9 +112,13 @@ impl WaysIn {
         closes: bool,
     ) -> Result<Vec<Note>> {
         let names: Vec<String> = admins(promises).iter().map(|(user, _)| user.as_str().to_owned()).collect();
+        // No names would mean every account.
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
         let after = After::new(probe, changes, promises)?;
         let ways = ways(facts, probe, Some(&after), &names)?;
-        if names.is_empty() || ways.doors.is_empty() {
+        if ways.doors.is_empty() {
             return Ok(Vec::new());
         }
         let mut notes = Vec::new();

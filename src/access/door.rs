@@ -189,6 +189,9 @@ fn firewall(look: &Look<'_>, name: &str) -> Firewall {
     }
     if look.probe.has_program("/usr/sbin/nft") {
         let chains = look.probe.ask(&Command::new(["/usr/sbin/nft", "list", "chains"])).map_err(|f| f.line())?;
+        if !chains.ok() {
+            return Err(format!("nftables does not show its chains: {}", chains.last_line()));
+        }
         let family = if name == "iptables" { "ip " } else { "ip6 " };
         for (table, _) in foreign_chains(&chains.stdout) {
             if table.starts_with("inet ") || table.starts_with(family) {

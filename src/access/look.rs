@@ -137,7 +137,31 @@ impl<'a> Look<'a> {
             _ => false,
         };
         let who = self.directives().any(conditional).then(|| (name.to_owned(), from));
+        // sshd answers from the databases of today: an account that the plan makes is in no group yet.
+        if who.is_some() && self.asks_for_groups() && self.joins(name) != Ok(false) {
+            return Err("a Match block asks for groups that the plan changes".to_owned());
+        }
         self.ask(who)
+    }
+
+    /// True when a Match block has the criterion Group, or a file is included that may hold one.
+    fn asks_for_groups(&self) -> bool {
+        self.directives().any(|(_, directive)| match directive.keyword.as_str() {
+            "match" => directive.args.iter().any(|arg| {
+                let word = arg.split('=').next().unwrap_or_default();
+                word.eq_ignore_ascii_case("group") || word.eq_ignore_ascii_case("invalid-user")
+            }),
+            "include" => directive.args != ["/etc/ssh/sshd_config.d/*.conf"],
+            _ => false,
+        })
+    }
+
+    /// True when the plan makes the account or changes its groups.
+    fn joins(&self, name: &str) -> Result<bool> {
+        let Some(after) = self.after else { return Ok(false) };
+        let of = |look: &Self| look.passwd.iter().find(|entry| entry.name == name).map(|entry| look.groups(entry));
+        let now = Self::new(self.facts, after.now(), None)?;
+        Ok(of(self) != of(&now))
     }
 
     fn ask(&self, who: Option<(String, IpAddr)>) -> Said {

@@ -146,8 +146,9 @@ fn one(
     if is_closed(&account.shell) && own_keys.is_empty() && hash == Hash::Locked {
         return Ok(None);
     }
-    let named = shared.iter().cloned().chain(own_keys.iter().flat_map(keys::Line::from));
-    let (places, _) = places(named);
+    // Its own come first: they are what is cut off least.
+    let named = own_keys.iter().flat_map(keys::Line::from).chain(shared.iter().cloned());
+    let (places, left_out) = places(named);
     let mut seen: Vec<(&Place, Proven, At, String)> = Vec::new();
     for place in &places {
         let (door, why) = doors.passes(place);
@@ -157,7 +158,7 @@ fn one(
     }
     let held: Vec<(&Place, Proven)> = seen.iter().map(|(place, held, ..)| (*place, *held)).collect();
     let from = sum(&held, doors.has_v6());
-    let ssh = held.iter().map(|(_, held)| *held).min_by_key(|held| rank(*held)).unwrap_or(Proven::No);
+    let mut ssh = held.iter().map(|(_, held)| *held).min_by_key(|held| rank(*held)).unwrap_or(Proven::No);
     // The place that tells most: where it gets in, else everywhere.
     let best = seen.iter().position(|(_, held, ..)| *held == ssh).unwrap_or(0);
     let more = elsewhere(&seen, best);
@@ -166,6 +167,10 @@ fn one(
     if ssh != Proven::Yes {
         because = if said.no.is_empty() { said.unknown } else { said.no };
         because.extend(Some(door).filter(|why| !why.is_empty()));
+    }
+    if left_out > 0 && ssh == Proven::No {
+        ssh = Proven::Unknown;
+        because = vec!["more address ranges are named than are tried".to_owned()];
     }
     because.dedup();
     let may = rules.of(look, account)?;

@@ -49,9 +49,14 @@ pub fn places(named: impl IntoIterator<Item = String>) -> (Vec<Place>, usize) {
     let v4 = V4.map(IpAddr::V4).into_iter().find(free).unwrap_or(IpAddr::V4(V4[0]));
     let v6 = V6.map(IpAddr::V6).into_iter().find(free).unwrap_or(IpAddr::V6(V6[0]));
     let mut places: Vec<Place> = [v4, v6].map(|address| Place { label: None, address }).to_vec();
-    let left_out = ranges.len().saturating_sub(MOST);
-    places
-        .extend(ranges.into_iter().take(MOST).map(|(label, range)| Place { label: Some(label), address: range.one() }));
+    let all: Vec<Range> = ranges.iter().map(|(_, range)| *range).collect();
+    let mut left_out = ranges.len().saturating_sub(MOST);
+    for (label, range) in ranges.into_iter().take(MOST) {
+        match range.one(&all) {
+            Some(address) => places.push(Place { label: Some(label), address }),
+            None => left_out += 1,
+        }
+    }
     (places, left_out)
 }
 
@@ -85,13 +90,16 @@ impl Range {
         self.head.is_ipv4() == address.is_ipv4() && (number(self.head) ^ number(address)) >> (128 - self.bits) == 0
     }
 
-    /// An address in it: the first after the network's own.
-    fn one(self) -> IpAddr {
-        match self.head {
-            IpAddr::V4(v4) if self.bits < 31 => IpAddr::V4(Ipv4Addr::from(u32::from(v4) | 1)),
-            IpAddr::V6(v6) if self.bits < 127 => IpAddr::V6(Ipv6Addr::from(u128::from(v6) | 1)),
+    /// An address in it that no narrower one of `all` names too: one of the first after the network's own. `None` when
+    /// those are all named, so that nothing stands for the rest.
+    fn one(self, all: &[Self]) -> Option<IpAddr> {
+        let nth = |number: u32| match self.head {
+            IpAddr::V4(v4) if self.bits < 31 => IpAddr::V4(Ipv4Addr::from(u32::from(v4) | number)),
+            IpAddr::V6(v6) if self.bits < 127 => IpAddr::V6(Ipv6Addr::from(u128::from(v6) | u128::from(number))),
             head => head,
-        }
+        };
+        let narrower: Vec<&Self> = all.iter().filter(|other| other.bits > self.bits).collect();
+        (1..64).map(nth).find(|one| self.holds(*one) && !narrower.iter().any(|other| other.holds(*one)))
     }
 }
 
@@ -128,11 +136,19 @@ pub fn sum(held: &[(&Place, Proven)], v6: bool) -> Places {
     let labels = |chosen: &dyn Fn(&Place, Proven) -> bool| {
         held.iter().filter(|(place, held)| chosen(place, *held)).filter_map(|(place, _)| place.label.clone()).collect()
     };
+    let range = |place: &Place| place.label.as_deref().and_then(Range::parse);
+    let below_a_yes = |place: &Place| {
+        held.iter()
+            .filter(|(_, held)| *held == Proven::Yes)
+            .filter_map(|(wide, _)| range(wide))
+            .any(|wide| range(place).is_some_and(|narrow| narrow.bits > wide.bits && wide.holds(narrow.head)))
+    };
     Places {
         everywhere: most,
         family: family.map(str::to_owned),
         only: labels(&|place, held| held == Proven::Yes && base(place) != Proven::Yes),
-        but: labels(&|place, held| held == Proven::No && base(place) == Proven::Yes),
+        but: labels(&|place, held| held == Proven::No && (base(place) == Proven::Yes || below_a_yes(place))),
+        unsure: labels(&|place, held| held == Proven::Unknown && base(place) != Proven::Unknown),
     }
 }
 
@@ -149,11 +165,20 @@ mod tests {
             ("198.51.100.7", "198.51.100.7"),
             ("2001:db8::/32", "2001:db8::1"),
         ] {
-            assert_eq!(Range::parse(text).unwrap().one().to_string(), one, "{text}");
+            assert_eq!(Range::parse(text).unwrap().one(&[]).unwrap().to_string(), one, "{text}");
         }
         for text in ["0.0.0.0/0", "::/0", "127.0.0.1", "laptop", "*", "*.example", "any"] {
             assert!(Range::parse(text).is_none(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_range_is_tried_where_no_narrower_one_counts() {
+        let named = |list: &[&str]| places(list.iter().map(|text| (*text).to_owned()));
+        let (found, left) = named(&["10.0.0.0/8", "10.0.0.1", "10.0.0.2/31"]);
+        assert_eq!((found[2].address.to_string().as_str(), left), ("10.0.0.4", 0));
+        let (found, left) = named(&["10.0.0.0/8", "10.0.0.0/16"]);
+        assert_eq!((found.len(), left), (3, 1), "nothing tried stands for the rest of the wider one");
     }
 
     #[test]
@@ -174,6 +199,9 @@ mod tests {
         use Proven::{No, Unknown, Yes};
         assert_eq!(all(No, No, Yes).only, ["10.0.0.0/8"]);
         assert_eq!(all(Yes, Yes, No).but, ["10.0.0.0/8"]);
+        assert_eq!(all(Yes, Yes, Unknown).unsure, ["10.0.0.0/8"]);
+        let one = place(Some("10.0.0.1"), "10.0.0.1");
+        assert_eq!(sum(&[(&four, No), (&six, No), (&ten, Yes), (&one, No)], true).but, ["10.0.0.1"]);
         assert_eq!(all(Yes, No, Yes).family.as_deref(), Some("IPv4"));
         assert_eq!(all(Yes, Yes, Yes), Places { everywhere: Yes, ..Places::default() });
         assert_eq!(all(Unknown, No, No).everywhere, Unknown);

@@ -35,8 +35,11 @@ pub struct Places {
     pub family: Option<String>,
     /// Addresses and ranges that are let in although `everywhere` is not.
     pub only: Vec<String>,
-    /// Addresses and ranges that are kept out although `everywhere` is let in.
+    /// Addresses and ranges that are kept out although `everywhere`, or a wider one of `only`, is let in.
     pub but: Vec<String>,
+    /// Addresses and ranges of which it cannot be told.
+    #[serde(default)]
+    pub unsure: Vec<String>,
 }
 
 /// One account.
@@ -116,7 +119,7 @@ pub enum Sudo {
 
 impl Default for Places {
     fn default() -> Self {
-        Self { everywhere: Proven::No, family: None, only: Vec::new(), but: Vec::new() }
+        Self { everywhere: Proven::No, family: None, only: Vec::new(), but: Vec::new(), unsure: Vec::new() }
     }
 }
 

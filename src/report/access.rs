@@ -79,13 +79,18 @@ fn places(from: &Places) -> String {
         if list.len() > 3 { format!("{head} and {} more", list.len() - 3) } else { head }
     };
     let over = from.family.as_ref().map(|family| format!(" over {family}")).unwrap_or_default();
-    let text = match (from.everywhere, from.only.is_empty(), from.but.is_empty()) {
-        (Proven::Yes, _, true) => format!("from everywhere{over}"),
-        (Proven::Yes, _, false) => format!("from everywhere{over} but {}", few(&from.but)),
-        (_, false, _) => format!("from {}", few(&from.only)),
-        (Proven::No, true, _) => "from nowhere".to_owned(),
-        (Proven::Unknown, true, _) => "from where cannot be told".to_owned(),
+    let mut text = match (from.everywhere, from.only.is_empty()) {
+        (Proven::Yes, _) => format!("from everywhere{over}"),
+        (_, false) => format!("from {}", few(&from.only)),
+        (Proven::No, true) => "from nowhere".to_owned(),
+        (Proven::Unknown, true) => "from where cannot be told".to_owned(),
     };
+    if !from.but.is_empty() {
+        text.push_str(&format!(" but {}", few(&from.but)));
+    }
+    if !from.unsure.is_empty() {
+        text.push_str(&format!(" (of {} it cannot be told)", few(&from.unsure)));
+    }
     escape::line(&text)
 }
 

@@ -196,6 +196,17 @@ mod tests {
                 Step::Restore { .. } | Step::Account { .. } => panic!("nothing else is touched"),
             })
             .collect();
+        let patience: Vec<(bool, bool)> = change
+            .steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Run { command, .. } => {
+                    Some((command.argv.iter().any(|word| word == "--download-only"), command.never_killed))
+                }
+                _ => None,
+            })
+            .collect();
+        assert_eq!(patience, [(false, false), (true, false), (false, true)], "only dpkg is left alone");
         let policy = ["put /usr/sbin/policy-rc.d", "remove /usr/sbin/policy-rc.d"];
         assert_eq!(words, ["update", policy[0], "install", "install", policy[1]]);
         assert!(change.irreversible().unwrap().contains("sudo, ufw"));

@@ -76,7 +76,7 @@ fn includes(places: &Places, address: &str) -> bool {
     };
     let family = places.family.as_deref().is_none_or(|family| (family == "IPv6") == ip.is_ipv6());
     let everywhere = places.everywhere == Proven::Yes && family;
-    places.only.iter().any(holds) || everywhere && !places.but.iter().any(holds)
+    (places.only.iter().any(holds) || everywhere) && !places.but.iter().any(holds)
 }
 
 /// What the model says to one login: by the methods of the account, and those that hold at some places only.
