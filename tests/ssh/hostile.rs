@@ -57,7 +57,7 @@ fn verdict(address: SocketAddr, known: &str) -> String {
 #[test]
 #[ignore = "runs inside the others"]
 fn one_server_inner() {
-    let address = std::env::var("KEYWARD_HOSTILE").unwrap();
+    let Ok(address) = std::env::var("KEYWARD_HOSTILE") else { return };
     let home = Home::new();
     let key = std::env::var("KEYWARD_HOSTILE_KEY").unwrap();
     let port = address.rsplit_once(':').unwrap().1;
@@ -140,6 +140,8 @@ enum Manner {
     Behaves,
     /// Takes no key.
     Refuses,
+    /// Hangs up when a key is offered.
+    Leaves,
     /// Does not exchange keys strictly (CVE-2023-48795).
     Cuttable,
 }
@@ -150,7 +152,11 @@ impl server::Handler for Peer {
     type Error = russh::Error;
 
     async fn auth_publickey(&mut self, _: &str, _: server::VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
-        Ok(if self.0 == Manner::Refuses { Auth::reject() } else { Auth::Accept })
+        match self.0 {
+            Manner::Leaves => Err(russh::Error::Disconnect),
+            Manner::Refuses => Ok(Auth::reject()),
+            _ => Ok(Auth::Accept),
+        }
     }
 
     async fn channel_open_session(
@@ -228,6 +234,9 @@ fn servers_that_let_us_in() {
     let (address, known) = peer(Manner::Refuses);
     let said = verdict(address, &known);
     assert!(said.starts_with("Credentials"), "{said}");
+    let (address, known) = peer(Manner::Leaves);
+    let said = verdict(address, &known);
+    assert!(!said.starts_with("Credentials") && !said.starts_with("Ran"), "a lost connection refuses no key: {said}");
     let (address, known) = peer(Manner::Cuttable);
     let said = verdict(address, &known);
     assert!(said.starts_with("NoCommonAlgorithm") && said.contains("CVE-2023-48795"), "{said}");

@@ -69,6 +69,13 @@ fn a_command_is_run_and_another_is_talked_with() {
     // Bounds: time, total output, one line. The connection outlives each of them.
     let short = Limits { deadline: Duration::from_millis(300), ..Limits::default() };
     assert!(link.exec("sleep 5", b"", short).unwrap_err().what.contains("no answer in time"));
+    // More of them than sshd lets run at a time (MaxSessions): each is ended when nobody waits for it any more. sshd
+    // passes on no signals in a session of root's (it has no monitor there).
+    let deploy = world.deploy();
+    for _ in 0..11 {
+        let late = deploy.exec("sleep 300", b"", short).unwrap_err();
+        assert!(late.what.contains("no answer in time"), "{late}");
+    }
     let refused = link.exec("yes", b"", Limits::default()).unwrap_err();
     assert!(refused.why.contains("more than it may"), "{refused}");
     let mut endless = link.start("tr '\\0' x </dev/zero", Limits { stdout: 16 << 20, ..Limits::default() }).unwrap();

@@ -103,7 +103,7 @@ fn read_list(frame: &[u8]) -> Option<Vec<(PublicKey, Option<Certificate>)>> {
 }
 
 fn certificate(blob: &[u8]) -> Option<Certificate> {
-    let marker = b"-cert-v01@openssh.com";
+    let marker = b"-cert-v01@";
     // A certificate in a certificate in a certificate is decoded without a bound on its depth.
     let nested = blob.windows(marker.len()).filter(|window| window == marker).count();
     if nested == 1 { Certificate::from_bytes(blob).ok() } else { None }

@@ -13,7 +13,7 @@ use russh::keys::ssh_key::encoding::Encode as _;
 use russh::keys::{Algorithm, HashAlg, PrivateKey};
 
 use super::agent::Agent;
-use super::gate::Gate;
+use super::gate::{Eye, Gate};
 use super::keys::{self, Candidate, Holder};
 use super::trouble::{Outcome, Setback, Trouble};
 use crate::proof::wire::plain;
@@ -107,6 +107,7 @@ pub(super) struct Who<'a> {
     pub(super) host: &'a str,
     pub(super) place: &'a str,
     pub(super) ask: Ask<'a>,
+    pub(super) eye: &'a Eye,
 }
 
 /// How one connection ended.
@@ -186,6 +187,9 @@ pub(super) async fn log_in(
             Tried::Refused(left) => {
                 refused += 1;
                 if left.is_empty() && gone(handle).await {
+                    if !who.eye.out_of_tries() {
+                        return Err(lost(russh::Error::Disconnect));
+                    }
                     // MaxAuthTries is smaller than we thought; the next connection stops before it.
                     offer.cap = refused.saturating_sub(1).max(1);
                     let more = offer.next < offer.keys.len() || by_password;
@@ -213,6 +217,9 @@ pub(super) async fn log_in(
                         break;
                     }
                     Tried::Refused(left) if left.is_empty() && gone(handle).await => {
+                        if !who.eye.out_of_tries() {
+                            return Err(lost(russh::Error::Disconnect));
+                        }
                         return Err(no_way(offer, who, methods));
                     }
                     Tried::Refused(_) => {}

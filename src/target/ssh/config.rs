@@ -165,12 +165,21 @@ impl Settings {
                 None => expand(text, around, &settings),
             },
         };
-        let list = |name: &str, default: &[PathBuf]| match first(name) {
-            Some(value) => value.split_whitespace().filter(|word| *word != "none").filter_map(path).collect(),
-            None => default.to_vec(),
+        // A file that is left out could be the one that revokes the key, or knows another.
+        let list = |name: &str, default: &[PathBuf]| -> Result<Vec<PathBuf>> {
+            let Some(value) = first(name) else { return Ok(default.to_vec()) };
+            let one = |word: &str| {
+                let odd = word.contains(['$', '"']) || (word.starts_with('~') && !word.starts_with("~/"));
+                path(word).filter(|_| !odd).ok_or_else(|| bad(name, "a path that keyward does not resolve"))
+            };
+            value.split_whitespace().filter(|word| *word != "none").map(one).collect()
         };
-        let known_hosts = list("userknownhostsfile", &settings.known_hosts);
-        let global_known_hosts = list("globalknownhostsfile", &settings.global_known_hosts);
+        let known_hosts = list("userknownhostsfile", &settings.known_hosts)?;
+        let global_known_hosts = list("globalknownhostsfile", &settings.global_known_hosts)?;
+        if first("revokedhostkeys").is_some_and(|file| file != "none") {
+            return Err(bad("RevokedHostKeys", "keyward does not read such files")
+                .hint("put those keys into known_hosts, each as: @revoked * TYPE KEY"));
+        }
         if let Some(alias) = first("hostkeyalias").filter(|alias| *alias != "none") {
             check_host(alias).map_err(|why| bad("HostKeyAlias", why))?;
             settings.host_key_alias = Some(alias.to_ascii_lowercase());
@@ -317,6 +326,20 @@ mod tests {
         let direct = settings("root@web", "proxycommand none\nproxyjump bastion").unwrap();
         assert!(direct.jumps.is_empty() && direct.proxy_command.is_none());
         assert_eq!(settings("web", "identityagent SSH_AUTH_SOCK").unwrap().agent, Some("/run/agent".into()));
+    }
+
+    #[test]
+    fn no_file_that_may_revoke_a_key_is_left_out() {
+        for bad in [
+            "revokedhostkeys /etc/ssh/revoked",
+            "userknownhostsfile ~/.ssh/a ~/.ssh/%k",
+            "userknownhostsfile ${HOME}/known",
+            "globalknownhostsfile ~root/known",
+            "userknownhostsfile \"/a b\"",
+        ] {
+            assert!(settings("web", bad).is_err(), "{bad}");
+        }
+        assert!(settings("web", "userknownhostsfile none\nrevokedhostkeys none").unwrap().known_hosts.is_empty());
     }
 
     #[test]

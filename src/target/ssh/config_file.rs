@@ -6,7 +6,7 @@ use super::config::{Around, FILE_LIMIT};
 use crate::error::{Failure, Result};
 
 /// Keywords that are understood; the names are those that `ssh -G` prints.
-const KEYWORDS: [&str; 13] = [
+const KEYWORDS: [&str; 14] = [
     "hostname",
     "user",
     "port",
@@ -18,6 +18,7 @@ const KEYWORDS: [&str; 13] = [
     "userknownhostsfile",
     "globalknownhostsfile",
     "hostkeyalias",
+    "revokedhostkeys",
     "identityagent",
     "host",
 ];

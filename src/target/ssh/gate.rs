@@ -46,6 +46,11 @@ impl Eye {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// True when the server hung up because of MaxAuthTries, in sshd's own words.
+    pub(super) fn out_of_tries(&self) -> bool {
+        self.seen().goodbye.is_some_and(|words| words.contains("Too many authentication failures"))
+    }
+
     fn note(&self, with: impl FnOnce(&mut Seen)) {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }

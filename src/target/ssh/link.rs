@@ -238,7 +238,8 @@ async fn log_in(way: &mut Way, hop: &Hop<'_>, wishes: &Wishes<'_>) -> Outcome<Op
             agent.bind(binding).await;
             bound = true;
         }
-        let who = Who { user: &settings.user, host: &settings.host, place: &hop.place, ask: wishes.ask };
+        let (place, eye) = (hop.place.as_str(), &opened.eye);
+        let who = Who { user: &settings.user, host: &settings.host, place, ask: wishes.ask, eye };
         let last = number == wishes.connections.max(1);
         let end = auth::log_in(&mut opened.handle, &mut offer, &who, agent.as_mut(), &mut patience, last).await;
         match end {
@@ -247,9 +248,10 @@ async fn log_in(way: &mut Way, hop: &Hop<'_>, wishes: &Wishes<'_>) -> Outcome<Op
                 let _ = opened.handle.disconnect(russh::Disconnect::ByApplication, "", "").await;
             }
             Err(setback) if setback.trouble == Trouble::Broken => {
-                return Err(judge(&russh::Error::Disconnect, &opened.eye, &opened.meter, hop).unwrap_or(setback));
+                let told = judge(&russh::Error::Disconnect, &opened.eye, &opened.meter, hop).unwrap_or(setback);
+                return Err(told.after(&way.notes));
             }
-            Err(setback) => return Err(setback),
+            Err(setback) => return Err(setback.after(&way.notes)),
         }
     }
     Err(Setback::new(Trouble::Credentials { offered: Vec::new() }, &hop.place, "no key was taken"))
@@ -309,9 +311,12 @@ async fn open_once(
     if seen.verdict == Some(Verdict::Unknown)
         && let Some(key) = &seen.key
     {
-        let file = settings.known_hosts.first().cloned().unwrap_or_else(|| wishes.around.home.join(".ssh/known_hosts"));
+        let file = settings.known_hosts.first().ok_or_else(|| {
+            Setback::new(Trouble::Local, &hop.place, "there is no known_hosts file to write its key to")
+                .hint("UserKnownHostsFile is none for it; see: ssh -G HOST")
+        })?;
         // Written down before a credential is sent, so that the second connection is held to it.
-        way.notes.push(known_hosts::accept(&file, name.0, name.1, key)?);
+        way.notes.push(known_hosts::accept(file, name.0, name.1, key)?);
     }
     Ok(Opened { handle, meter, key: seen.key, eye })
 }

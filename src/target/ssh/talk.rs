@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use russh::client::Msg;
-use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
 use tokio::sync::watch;
 
 use super::link::Link;
@@ -205,7 +205,8 @@ impl Link {
             channel.exec(true, command).await?;
             Ok::<_, russh::Error>(channel)
         };
-        let channel = match self.driver.run(OPEN_LIMIT, opening) {
+        let limit = OPEN_LIMIT.min(limits.deadline);
+        let channel = match self.driver.run(limit, opening) {
             Some(Ok(channel)) => channel,
             Some(Err(russh::Error::ChannelOpenFailure(reason))) => {
                 return Err(Failure::unknown(self.place(), "the host opens no session")
@@ -213,7 +214,7 @@ impl Link {
                     .hint("see MaxSessions in its sshd_config"));
             }
             Some(Err(error)) => return Err(lost().why(plain(&error.to_string()))),
-            None => return Err(self.late(OPEN_LIMIT)),
+            None => return Err(self.late(limit)),
         };
         let (read, write) = channel.split();
         let write = Arc::new(write);
@@ -340,6 +341,21 @@ impl Conversation {
             Failure::unknown(place, "the connection ended before the command did")
                 .hint("connect again; nothing is known of how it went")
         })
+    }
+}
+
+/// A command that nobody listens to any more is told so: it would keep its place among the host's sessions.
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        if !*self.ended.borrow() {
+            let write = self.write.clone();
+            self.link.driver.spawn(async move {
+                // The end of its channel alone ends no program (RFC 4254, 6.9). One that must go on minds no hang-up; and
+                // sshd passes none on in a session of root's, where a program without input or output stays.
+                drop(write.signal(Sig::HUP).await);
+                drop(write.close().await);
+            });
+        }
     }
 }
 

@@ -105,6 +105,15 @@ impl Setback {
         self
     }
 
+    /// The same failure, after what had happened on the way.
+    #[must_use]
+    pub(super) fn after(mut self, notes: &[String]) -> Self {
+        for note in notes {
+            self.failure.why = format!("{}; {note}", self.failure.why);
+        }
+        self
+    }
+
     /// The same failure, met on the way to another host.
     #[must_use]
     pub fn on_the_way_to(mut self, goal: &str) -> Self {
