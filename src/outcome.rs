@@ -38,7 +38,7 @@ impl Exit {
     pub const TABLE: [(Self, &'static str); 10] = [
         (Self::AsAsked, "as asked"),
         (Self::Usage, "usage or playbook error, nothing changed"),
-        (Self::Differs, "the host differs from the playbook (plan, audit)"),
+        (Self::Differs, "the host differs from the playbook (plan)"),
         (Self::RolledBack, "failed and rolled back"),
         (Self::RollbackIncomplete, "failed, and the rollback is incomplete"),
         (Self::Refused, "refused or declined, nothing changed"),

@@ -57,15 +57,15 @@ fn a_run_that_is_struck_in_the_middle_lets_somebody_in_afterwards() {
         done
     };
     for (fault, how) in [
-        ("kill@4", "rolled back: the deadline passed without a confirmation (exit 3)"),
+        ("kill@4", &["rolled back: the deadline passed without a confirmation (exit 3)"][..]),
         // The agent lives, and sees the end of its time as soon as the watchdog does.
-        ("drop@5", "confirm"),
-        ("reboot@7", "rolled back: the machine rebooted before the run was over (exit 3)"),
+        ("drop@5", &["the deadline passed without a confirmation (exit 3)", "was not confirmed in time (exit 3)"]),
+        ("reboot@7", &["rolled back: the machine rebooted before the run was over (exit 3)"]),
     ] {
         let done = struck(fault);
         assert_eq!(done.code, 0, "{fault}: {done:?}");
         let told = format!("{}{}", done.stdout, done.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(told.contains(how) && told.contains("(exit 3)"), "{fault}: {told}");
+        assert!(how.iter().any(|how| told.contains(how)), "{fault}: {told}");
         for family in ["IPv4", "IPv6"] {
             let login = format!("proven L2 old door: login as root, port 22, {family}: in");
             assert!(done.stdout.contains(&login), "{fault}: {told}");

@@ -104,12 +104,12 @@ impl Site {
 
     /// Every path with kind, mode, owner, link target, extended attributes, and the digest of every file.
     fn digest(&self) -> Vec<String> {
-        let script = "cd \"$1\" && find . -printf '%P|%y %m %U:%G %l\\n' && getfattr -R -h -d -m - . 2>/dev/null | \
-                      sed -n 's/^# file: /attributes: /;/./p' | paste -sd' '; find . -type f -print0 | xargs -0 sha256sum | \
+        let script = "cd \"$1\" && find . -printf '%P|%y %m %U:%G %l\\n'; find . -type f -print0 | xargs -0 sha256sum | \
                       sed 's,^\\([0-9a-f]*\\)  \\./\\(.*\\),\\2|\\1,'";
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script, "sh"]).arg(&self.tree);
         let mut lines: Vec<String> = finish(command, b"").ok().stdout.lines().map(str::to_owned).collect();
+        attributes(&self.tree, &self.tree, &mut lines);
         lines.sort();
         lines
     }
@@ -124,6 +124,18 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn attributes(root: &Path, path: &Path, lines: &mut Vec<String>) {
+    for name in xattr::list(path).unwrap() {
+        let shown = path.strip_prefix(root).unwrap().display();
+        lines.push(format!("{shown}|{} = {:?}", name.display(), xattr::get(path, &name).unwrap()));
+    }
+    if path.symlink_metadata().unwrap().is_dir() {
+        for entry in std::fs::read_dir(path).unwrap() {
+            attributes(root, &entry.unwrap().path(), lines);
+        }
     }
 }
 

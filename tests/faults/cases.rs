@@ -56,7 +56,10 @@ const CASES: [(&str, Held); 50] = [
             "what a damaged line held is not undone, which is said; an sshd of last resort is started when none listens",
         ),
     ),
-    ("The SSH connection is reset, or its terminal closed, in the middle", By(&[CALLER])),
+    (
+        "The SSH connection is reset, or its terminal closed, in the middle",
+        By(&[CALLER, "tests/systemd/guard.rs::a_run_whose_terminal_hung_up_can_be_confirmed"]),
+    ),
     (
         "Both outputs are closed, or a pipe is full",
         Partly(

@@ -126,10 +126,11 @@ fn cut_off(ground: &mut Ground, clean: &Clean, target: &Call, cut: Cut, undo: Un
         finish(ground, &mut found);
         return found;
     };
-    look(ground, &clean.versions, &mut found);
+    look(ground, clean, &mut found);
     if cut == Cut::Power {
         tear(ground, &at);
         ground.reboot();
+        enter(ground, &mut found);
     }
     if found.is_empty() {
         take_back(ground, clean, undo, &mut found);
@@ -138,12 +139,20 @@ fn cut_off(ground: &mut Ground, clean: &Clean, target: &Call, cut: Cut, undo: Un
     found
 }
 
-/// A way in opens, and no file is torn.
-pub fn look(ground: &mut Ground, versions: &Versions, found: &mut Vec<String>) {
+/// A way in opens, and no file is torn or gone.
+pub fn look(ground: &mut Ground, clean: &Clean, found: &mut Vec<String>) {
     let tree = ground.tree();
-    let torn = torn(versions, &tree);
+    let mut torn = torn(&clean.versions, &tree);
+    // What stands before a run and after it is there at every moment.
+    let lasting = ground.blank.keys().filter(|path| clean.last.contains_key(*path));
+    torn.extend(lasting.filter(|path| !tree.contains_key(*path)).map(|path| format!("{path}: gone")));
     tally::torn(torn.len());
     found.extend(torn.into_iter().map(|what| format!("TORN {what}")));
+    enter(ground, found);
+}
+
+/// A way in opens.
+pub fn enter(ground: &mut Ground, found: &mut Vec<String>) {
     if let Err(what) = ground.lets_in() {
         tally::lock_out();
         found.push(what);

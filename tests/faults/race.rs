@@ -120,7 +120,6 @@ fn a_confirmation_races_with_the_deadline() {
                     if number >= rounds {
                         return;
                     }
-                    tally::fault();
                     kept.fetch_add(usize::from(round(open, number)), Ordering::Relaxed);
                 }
             });
@@ -139,8 +138,8 @@ fn twenty_runs_at_once() {
     let Some(mut ground) = Ground::new(test) else { return };
     let mut findings = Findings::default();
     let mut found = Vec::new();
+    tally::fault();
     let begin = |_| {
-        tally::fault();
         let argv = Ground::apply(LONG);
         let mut command = ground.bed.sandbox.command(argv[0]).unwrap();
         command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

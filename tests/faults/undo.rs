@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use crate::crash::{Clean, Cut, closed, finish, halfway, look, once, run_until};
+use crate::crash::{Clean, Cut, closed, enter, finish, halfway, look, once, run_until};
 use crate::ground::{Ground, PROGRAM};
 use crate::tally::{self, Findings};
 use crate::tracer::{Call, Deed, Kind, Watch, follow};
@@ -46,9 +46,10 @@ fn cut_off(ground: &mut Ground, clean: &Clean, target: &Call, (argv, cut): (&[&s
     let same = |call: &Call| call.kind == target.kind && call.number >= target.number;
     let (at, _) = run_until(ground, argv, target.kind == Kind::Foreign, cut, same);
     let mut found = Vec::new();
-    look(ground, &clean.versions, &mut found);
+    look(ground, clean, &mut found);
     if cut == Cut::Power {
         ground.reboot();
+        enter(ground, &mut found);
     }
     if closed(ground).is_none() {
         let again = ground.keyward(&argv[1..]);

@@ -242,6 +242,7 @@ fn a_connection_is_kept_alive_while_nobody_looks() {
 
 /// Printed, not asserted: a loaded machine is no defect.
 #[test]
+#[ignore = "a figure and no test: cargo test --test ssh -- --ignored --nocapture time_to_log_in"]
 fn time_to_log_in() {
     let Some(world) = World::new("time_to_log_in", "trixie") else { return };
     world.authorize("root", &world.home.key("id_ed25519", None));

@@ -1,5 +1,5 @@
-//! known_hosts as OpenSSH reads it: patterns, negation, hashed names, ports, `@revoked` and `@cert-authority`. What cannot
-//! be read is an error and never "no keys", and a host with known keys that shows another one has changed. Judges only;
+//! known_hosts as OpenSSH reads it: patterns, negation, hashed names, ports, `@revoked` and `@cert-authority`. A file
+//! that cannot be read is an error and never "no keys" (a line that makes no sense is passed over, as by ssh), and a host with known keys that shows another one has changed. Judges only;
 //! the one thing it writes is a line that the user asked for.
 
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};

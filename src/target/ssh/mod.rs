@@ -1,6 +1,7 @@
 //! A host over SSH: where it is, how it proves itself, how we do, and what is said over the connection. The user's own
 //! ssh configuration, agent and known_hosts hold here as they do for ssh. The host is hostile until its key is checked,
-//! and bounded in bytes and time afterwards. Must not judge what a host says, and never forwards an agent.
+//! and bounded in bytes and time afterwards (a jump host in time only: all that the hosts behind it say comes through it).
+//! Must not judge what a host says, and never forwards an agent.
 
 mod address;
 mod agent;
