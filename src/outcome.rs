@@ -130,6 +130,34 @@ impl Evidence {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum Event {
+    /// The first event of a program that was started by a controller over SSH.
+    Hello {
+        /// Version of the conversation between the two.
+        protocol: u32,
+        /// Version of the program.
+        version: String,
+    },
+    /// A controller is asked; it answers with one line, `yes` or anything else.
+    Asked {
+        /// The question.
+        question: String,
+    },
+    /// The dead-man switch of a run is armed: it is undone at its deadline unless it is confirmed.
+    Armed {
+        /// Run id.
+        run: String,
+        /// Binds a confirmation to this run.
+        nonce: String,
+        /// The deadline by the host's wall clock, RFC 3339.
+        until: String,
+        /// Length of the window.
+        window_ms: u64,
+    },
+    /// Old and new doors stand open: a login from now on may confirm.
+    Opened {
+        /// Run id.
+        run: String,
+    },
     /// A plan was made.
     Planned {
         /// The plan; step contents are left out.

@@ -10,7 +10,7 @@ use crate::outcome::{Event, Sink as _};
 use crate::proof::held;
 
 use super::args::{ApplyArgs, Global, TargetArg};
-use super::job::Job;
+use super::job::{Declared, Job};
 use super::live::Live;
 use super::terminal::Terminal;
 use super::{Ending, evidence, example, loader, rehearse, state, tree};
@@ -26,7 +26,7 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
             return rehearse::run(&job, rehearse::REHEARSE, "/".as_ref(), &global.leave_out, terminal);
         }
         TargetArg::Rootfs(dir) => return tree::apply(&job, args, &dir, &global.leave_out, terminal),
-        TargetArg::Local => {}
+        TargetArg::Local | TargetArg::Ssh(_) => {}
     }
     state::need_root("to change this host")?;
     let host = RealHost::new();
@@ -86,7 +86,8 @@ fn held(args: &ApplyArgs, job: &Job, host: &RealHost) -> Result<String> {
         Some(file) => Some(loader::read_named(file)?),
     };
     let challenge = job.about.digest.as_bytes();
-    for (user, key) in &job.declared {
+    // This host's own proof comes from none of the addresses that a key may be bound to.
+    for Declared { user, key, .. } in job.declared.iter().filter(|one| one.everywhere) {
         let found = match &identity {
             Some(text) => held::signed(text, user, key, challenge)?,
             None => held::logged_in(user, key, host)?,

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
+use super::far::args::LoginArgs;
 use crate::outcome::Exit;
+use crate::target::ssh::Destination;
 use crate::types::{AbsPath, Word as _};
 
 /// Everything that was typed.
@@ -34,7 +36,7 @@ pub struct Global {
     /// Text for people, or one JSON event a line
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     pub format: Format,
-    /// Which host: local, sandbox (a throw-away copy of it), or rootfs:DIR
+    /// Which host: local, sandbox (a throw-away copy of it), rootfs:DIR, or ssh://USER@HOST[:PORT]
     #[arg(long, global = true, value_name = "TARGET", value_parser = target, conflicts_with = "root")]
     pub target: Option<TargetArg>,
     /// Short for --target rootfs:DIR: a tree that is not running, such as an image; for rehearse and plan, the tree to
@@ -44,6 +46,12 @@ pub struct Global {
     /// A mount that a copy does without, such as a network file system; may be given again
     #[arg(long, global = true, value_name = "DIR", value_parser = plain_path)]
     pub leave_out: Vec<AbsPath>,
+    /// How a host over SSH is reached.
+    #[command(flatten)]
+    pub login: LoginArgs,
+    /// In a program that a controller started: where it reads what the controller has read, and that it is asked by events
+    #[arg(long, global = true, hide = true, value_name = "WHERE")]
+    pub handed: Option<String>,
     /// Colour: auto is on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_enum, default_value_t = Colour::Auto, value_name = "WHEN")]
     pub color: Colour,
@@ -78,6 +86,8 @@ pub enum TargetArg {
     Sandbox,
     /// A tree.
     Rootfs(PathBuf),
+    /// A host over SSH; see [`Global::far`].
+    Ssh(Destination),
 }
 
 /// The verbs.
@@ -241,6 +251,9 @@ pub struct ConfirmArgs {
     /// The nonce of the run, as keyward status shows it
     #[arg(long)]
     pub nonce: Option<String>,
+    /// Set by a controller, which has logged in by itself
+    #[arg(long, hide = true)]
+    pub from_controller: bool,
 }
 
 /// Arguments of `acknowledge`.
@@ -333,6 +346,14 @@ pub struct ManArgs {
 }
 
 impl Global {
+    /// The host over SSH that is meant, if one is.
+    pub fn far(&self) -> Option<&Destination> {
+        match &self.target {
+            Some(TargetArg::Ssh(destination)) => Some(destination),
+            _ => self.login.host.as_ref(),
+        }
+    }
+
     /// The target, `--root` resolved.
     pub fn target(&self) -> TargetArg {
         match (&self.root, &self.target) {
@@ -352,7 +373,8 @@ fn target(text: &str) -> Result<TargetArg, String> {
         ("local", _) => Ok(TargetArg::Local),
         ("sandbox", _) => Ok(TargetArg::Sandbox),
         (_, Some(("rootfs", dir))) if !dir.is_empty() => Ok(TargetArg::Rootfs(PathBuf::from(dir))),
-        _ => Err("write local, sandbox or rootfs:DIR".to_owned()),
+        (_, Some(("ssh", _))) => super::far::args::destination(text).map(TargetArg::Ssh),
+        _ => Err("write local, sandbox, rootfs:DIR or ssh://USER@HOST".to_owned()),
     }
 }
 

@@ -38,7 +38,8 @@ pub fn run(args: &ConfirmArgs) -> Result<Ending> {
     }
     let session = session::around(std::process::id(), &host)?;
     let opened = guard::opened(&shelf, run)?;
-    let because = judge(session.as_ref(), &plan(&shelf, run)?, opened.map(|now| now.at_ms))?;
+    let shown = judge(session.as_ref(), &plan(&shelf, run)?, opened.map(|now| now.at_ms))?;
+    let because = if args.from_controller { format!("L3: {shown}") } else { format!("L4: {shown}") };
     let said = Said { confirmed: true, because };
     match guard::decide(&host, &shelf, run, args.nonce.as_deref(), &said)? {
         Decision::Made => progress(&format!("confirmed: {}; closing the old doors\n", said.because)),
@@ -168,7 +169,7 @@ fn judge(session: Option<&Session>, plan: &Plan, opened_ms: Option<u64>) -> Resu
         None => {}
     }
     let method = session.method.as_deref().unwrap_or("an unknown method");
-    Ok(format!("L4: {} by {method} through port {}", session.user, session.port))
+    Ok(format!("{} by {method} through port {}", session.user, session.port))
 }
 
 /// Where the run takes keys away, this login must have been by one that stays, from where it counts.

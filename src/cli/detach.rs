@@ -11,9 +11,9 @@ use crate::error::{Failure, Kind, Result};
 use crate::facts::{Facts, Init};
 use crate::host::shelf::{DirShelf, Shelf as _};
 use crate::journal;
-use crate::outcome::Exit;
+use crate::outcome::{Exit, Sink as _};
 
-use super::terminal::progress;
+use super::terminal::{Terminal, progress};
 use super::{Ending, state};
 
 /// Between two looks.
@@ -25,18 +25,24 @@ const LIMIT: Duration = Duration::from_secs(1200);
 ///
 /// # Errors
 /// When it cannot be started, or ended before it armed anything.
-pub fn run(facts: &Facts, agreed: &Plan) -> Result<Ending> {
+pub fn run(facts: &Facts, agreed: &Plan, terminal: &mut Terminal) -> Result<Ending> {
     let shelf = state::shelf()?;
     let before: BTreeSet<String> = shelf.runs()?.into_iter().collect();
     let output = format!("{}/detached-{}", state::RUN, std::process::id());
     let child = start(facts, agreed, &output)?;
-    let ending = follow(&shelf, &before, child, &output);
+    let ending = follow(&shelf, &before, child, &output, terminal);
     // What the run says from now on is in its journal.
     let _ = std::fs::remove_file(&output);
     ending
 }
 
-fn follow(shelf: &DirShelf, before: &BTreeSet<String>, mut child: Child, output: &str) -> Result<Ending> {
+fn follow(
+    shelf: &DirShelf,
+    before: &BTreeSet<String>,
+    mut child: Child,
+    output: &str,
+    terminal: &mut Terminal,
+) -> Result<Ending> {
     let until = Instant::now() + LIMIT;
     while Instant::now() < until {
         let ended = !child.try_wait().is_ok_and(|status| status.is_none());
@@ -52,7 +58,7 @@ fn follow(shelf: &DirShelf, before: &BTreeSet<String>, mut child: Child, output:
             if let Some(pending) = guard::pending(shelf, Some(&run))?
                 && guard::opened(shelf, &run)?.is_some()
             {
-                return Ok(waits(&pending, shelf));
+                return Ok(waits(&pending, shelf, terminal));
             }
             cut_off = Some(run);
         }
@@ -74,8 +80,11 @@ fn follow(shelf: &DirShelf, before: &BTreeSet<String>, mut child: Child, output:
     Ok(Ending::new(Exit::Pending, "the detached run still works on its first stage", "keyward status"))
 }
 
-fn waits(pending: &Pending, shelf: &DirShelf) -> Ending {
-    super::guard::opened(pending, shelf);
+fn waits(pending: &Pending, shelf: &DirShelf, terminal: &mut Terminal) -> Ending {
+    if terminal.is_json() {
+        terminal.event(super::guard::armed(pending));
+    }
+    super::guard::opened(pending, shelf, terminal.is_json());
     let verdict = format!("run {} waits for its confirmation by itself", pending.run);
     let ending = Ending::new(Exit::Pending, verdict, format!("keyward confirm {}", pending.run));
     Ending { run: Some(pending.run.clone()), ..ending }
@@ -95,7 +104,7 @@ fn start(facts: &Facts, agreed: &Plan, output: &str) -> Result<Child> {
     let cannot = |why: &dyn std::fmt::Display| Failure::refused("keyward", "cannot detach the run").why(why);
     let own = std::env::current_exe().map_err(|error| cannot(&error))?;
     let directory = std::env::current_dir().map_err(|error| cannot(&error))?;
-    let words = std::env::args_os().skip(1).filter(|word| word != "--detach");
+    let words = super::handed::words()?.into_iter().filter(|word| word != "--detach");
     let agreed = ["--as-agreed".to_owned(), agreed.observation_digest.clone()];
     let log = std::fs::File::create(output).map_err(|error| cannot(&error))?;
     let again = log.try_clone().map_err(|error| cannot(&error))?;

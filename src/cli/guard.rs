@@ -20,8 +20,8 @@ use crate::journal::Record;
 use crate::outcome::Event;
 use crate::types::{Port, Word as _};
 
-use super::state;
 use super::terminal::progress;
+use super::{handed, state};
 
 /// The hidden verb.
 pub const ARG: &str = guard::VERB;
@@ -49,7 +49,7 @@ pub fn own_unit(facts: &Facts, agreed: &Plan) -> Result<String> {
     };
     let own = std::env::current_exe().map_err(|error| cannot(&error))?;
     let mut command = unit_command("scope");
-    command.args(["--scope", "--"]).arg(own).args(std::env::args_os().skip(1));
+    command.args(["--scope", "--"]).arg(own).args(super::handed::words()?);
     // The plan was shown and the question answered here; over there only a plan that differs stops it.
     command.arg("--as-agreed").arg(&agreed.observation_digest);
     Err(cannot(&command.exec()))
@@ -101,8 +101,11 @@ impl Signals {
     }
 }
 
-/// What the operator reads before the first change.
-pub fn announce(pending: &Pending, shelf: &dyn Shelf) {
+/// What the operator reads before the first change; with `events`, programs do as well.
+pub fn announce(pending: &Pending, shelf: &dyn Shelf, events: bool) {
+    if events {
+        handed::say(&armed(pending));
+    }
     let local = pending.deadline.wall.parse::<jiff::Timestamp>().map_or_else(
         |_| pending.deadline.wall.clone(),
         |at| at.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S %Z").to_string(),
@@ -111,14 +114,28 @@ pub fn announce(pending: &Pending, shelf: &dyn Shelf) {
     let mut text = format!("armed: run {run} is undone at {local} unless it is confirmed\n");
     text.push_str(&format!("  confirm from a NEW login, once both doors are open:  {}\n", command(shelf, run)));
     text.push_str(&format!("  undo at once:  sudo {} cancel {run}   (or Ctrl-C here)\n", state::own_command()));
-    progress(&text);
+    if !handed::is_far() {
+        progress(&text);
+    }
     let line = format!("keyward: run {run} changes ways in and is undone at {local} unless confirmed (keyward status)");
     wall(&line);
     super::motd::tell(&line);
 }
 
-/// What the operator reads when a confirmation is awaited.
-pub fn opened(pending: &Pending, shelf: &dyn Shelf) {
+/// The event of an armed run.
+pub fn armed(pending: &Pending) -> Event {
+    let Pending { run, nonce, deadline, window_ms, .. } = pending.clone();
+    Event::Armed { run, nonce, until: deadline.wall, window_ms }
+}
+
+/// What the operator reads when a confirmation is awaited; with `events`, programs do as well.
+pub fn opened(pending: &Pending, shelf: &dyn Shelf, events: bool) {
+    if events {
+        handed::say(&Event::Opened { run: pending.run.clone() });
+    }
+    if handed::is_far() {
+        return;
+    }
     let left = pending.window_ms / 1000;
     progress(&format!(
         "both doors are open; to keep the change, log in anew and confirm within the window of {left} s:\n  {}\n",

@@ -35,9 +35,24 @@ pub struct Job {
     /// Debian packages that the tasks need.
     pub packages: Vec<&'static str>,
     /// Keys of the playbook's administrators that open a session.
-    pub declared: Vec<(UserName, PublicKey)>,
+    pub declared: Vec<Declared>,
+    /// Where the playbook puts sshd.
+    pub ssh_port: Option<u16>,
+    /// True when root gets in over SSH no more.
+    pub without_root: bool,
     /// Every text that was read, to make the same job elsewhere.
     pub sources: Vec<LoadedFile>,
+}
+
+/// A key that the playbook declares for an administrator.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    /// The account.
+    pub user: UserName,
+    /// The key.
+    pub key: PublicKey,
+    /// False when it counts from some addresses only.
+    pub everywhere: bool,
 }
 
 /// Texts read elsewhere, handed on.
@@ -76,7 +91,8 @@ impl Job {
         let playbook = playbook::load(name, REGISTRY, loader).map_err(NoJob::Faults)?;
         let needed: BTreeSet<&'static str> = playbook.tasks.iter().flat_map(|task| task.packages()).copied().collect();
         let needed: Vec<&'static str> = needed.into_iter().collect();
-        let (access, declared) = (ways_in(&playbook), declared(&playbook));
+        let (access, declared, ssh) =
+            (ways_in(&playbook), declared(&playbook), playbook.document.section("ssh").clone());
         let Playbook { digest, sources, tasks, .. } = playbook;
         let mut all: Vec<Box<dyn Task>> = Vec::with_capacity(tasks.len() + 1);
         if !needed.is_empty() {
@@ -84,7 +100,9 @@ impl Job {
         }
         all.extend(tasks);
         let about = About { playbook: name.to_owned(), digest };
-        Ok(Self { about, tasks: all, access, packages: needed, declared, sources })
+        let (ssh_port, without_root) =
+            (wanted_port(&ssh), ssh.get("permit_root_login").is_some_and(|value| value == "no"));
+        Ok(Self { about, tasks: all, access, packages: needed, declared, ssh_port, without_root, sources })
     }
 
     /// With what is known of the operator's own session, whose next login the plan must not surprise.
@@ -133,9 +151,12 @@ pub fn all_failed(failures: Vec<Failure>, sink: &mut dyn Sink) -> Ending {
     Ending::new(exit, "nothing was changed", "")
 }
 
-/// The keys that administrators are declared with, but for those that run one command only, and those that count from
-/// some addresses only: this host's own proof comes from none of them.
-fn declared(playbook: &Playbook) -> Vec<(UserName, PublicKey)> {
+fn wanted_port(ssh: &serde_json::Value) -> Option<u16> {
+    u16::try_from(ssh.get("port")?.as_u64()?).ok()
+}
+
+/// The keys that administrators are declared with, but for those that run one command only.
+fn declared(playbook: &Playbook) -> Vec<Declared> {
     let users = playbook.document.section("users").as_array().map(Vec::as_slice).unwrap_or_default();
     let mut found = Vec::new();
     for user in users.iter().filter(|user| user.get("admin").and_then(serde_json::Value::as_bool) == Some(true)) {
@@ -145,14 +166,15 @@ fn declared(playbook: &Playbook) -> Vec<(UserName, PublicKey)> {
             None | Some(serde_json::Value::Null) => false,
             Some(value) => value.as_array().is_none_or(|list| !list.is_empty()),
         };
-        let everywhere = |source: &&serde_json::Value| !given(source, "command") && !given(source, "from");
-        for source in sources.into_iter().flatten().filter(everywhere) {
+        for source in sources.into_iter().flatten().filter(|source| !given(source, "command")) {
+            let everywhere = !given(&source, "from");
             let text = |value: Option<&serde_json::Value>| value.and_then(|v| v.as_str()).map(str::to_owned);
             let file = source.get("file").and_then(|file| text(file.get("text")));
             let texts = file.into_iter().chain(text(source.get("key")));
             let lines: Vec<String> =
                 texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
-            found.extend(lines.iter().filter_map(|line| Some((name.clone(), PublicKey::parse(line.trim()).ok()?))));
+            let keys = lines.iter().filter_map(|line| PublicKey::parse(line.trim()).ok());
+            found.extend(keys.map(|key| Declared { user: name.clone(), key, everywhere }));
         }
     }
     found

@@ -81,7 +81,7 @@ impl Live<'_> {
         }
         self.agree(self.args.yes || self.args.as_agreed.is_some())?;
         if guarded && self.args.detach {
-            return detach::run(self.facts, &self.plan);
+            return detach::run(self.facts, &self.plan, terminal);
         }
         // From here on the run must outlive this terminal: it starts over in a unit of its own, already agreed to.
         let unit = if guarded { guard::own_unit(self.facts, &self.plan)? } else { String::new() };
@@ -91,6 +91,7 @@ impl Live<'_> {
         let _ = guard::sweep(self.host, &shelf);
         let (_outside, mut prover) = outside::prover(terminal)?;
         let mut keeper = keeper_of(self.facts);
+        let events = terminal.is_json();
         let window =
             self.args.confirm_within.unwrap_or(if terminal::is_watched() { WITH_A_PERSON } else { UNATTENDED });
         let terms = Terms {
@@ -98,8 +99,8 @@ impl Live<'_> {
             wanted: self.accepted.clone().map_or(Wanted::Confirmation, Wanted::L2),
             window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
             unit,
-            announce: &mut |pending| guard::announce(pending, &shelf),
-            opened: &mut |pending| guard::opened(pending, &shelf),
+            announce: &mut |pending| guard::announce(pending, &shelf, events),
+            opened: &mut |pending| guard::opened(pending, &shelf, events),
             interrupted: &|| signals.interrupted(),
         };
         let mut live = LiveGuard::new(self.host, &shelf, terms);

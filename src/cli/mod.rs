@@ -12,9 +12,11 @@ mod detach;
 mod evidence;
 mod example;
 mod explain;
+mod far;
 mod fault;
 mod fetch;
 mod guard;
+mod handed;
 mod history;
 mod init;
 mod inside;
@@ -115,7 +117,15 @@ fn hidden(words: &[OsString]) -> Option<ExitCode> {
 fn run(cli: &Cli) -> ExitCode {
     let began = Instant::now();
     let mut terminal = Terminal::new(&cli.global, whole_diffs(&cli.verb));
-    let ended = prepare_process().and_then(|()| verb(cli, &mut terminal));
+    let ended = prepare_process().and_then(|()| {
+        if let Some(from) = &cli.global.handed {
+            terminal.hand(handed::take(from)?);
+        }
+        match cli.global.far() {
+            Some(destination) => far::run(cli, destination, &mut terminal),
+            None => near(cli, &mut terminal),
+        }
+    });
     let ending = ended.unwrap_or_else(|failure| {
         let exit = Exit::before_any_change(failure.kind);
         terminal.event(Event::Failed { failure });
@@ -124,6 +134,14 @@ fn run(cli: &Cli) -> ExitCode {
     let code = ending.exit.code();
     terminal.event(ending.finished(began));
     ExitCode::from(code)
+}
+
+/// Runs one verb on this machine, or a copy or tree on it.
+fn near(cli: &Cli, terminal: &mut Terminal) -> Result<Ending> {
+    if let Some(option) = cli.global.login.given() {
+        return Err(Failure::input(option, "is about a host over SSH, and none was named").hint("add --host USER@HOST"));
+    }
+    verb(cli, terminal)
 }
 
 /// Runs one verb.
@@ -169,7 +187,7 @@ fn rehearse(args: &args::RehearseArgs, global: &args::Global, terminal: &mut Ter
     };
     let root = match global.target() {
         TargetArg::Rootfs(dir) => dir,
-        TargetArg::Local | TargetArg::Sandbox => PathBuf::from("/"),
+        TargetArg::Local | TargetArg::Sandbox | TargetArg::Ssh(_) => PathBuf::from("/"),
     };
     if let Some(fault) = args.fault {
         return fault::run(&job, fault, &root, &global.leave_out, terminal);

@@ -21,7 +21,7 @@ pub fn run(args: &PlanArgs, global: &Global, terminal: &mut Terminal) -> Result<
     match global.target() {
         TargetArg::Sandbox => return rehearse::run(&job, Act::Plan, "/".as_ref(), &global.leave_out, terminal),
         TargetArg::Rootfs(dir) => return rehearse::run(&job, Act::Plan, &dir, &global.leave_out, terminal),
-        TargetArg::Local => {}
+        TargetArg::Local | TargetArg::Ssh(_) => {}
     }
     state::need_root("to look at this host")?;
     let host = RealHost::new();

@@ -40,6 +40,17 @@ pub struct Fault {
     pub after: usize,
 }
 
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let blow = match self.blow {
+            Blow::Kill => "kill",
+            Blow::Reboot => "reboot",
+            Blow::Drop => "drop",
+        };
+        write!(f, "{blow}@{}", self.after)
+    }
+}
+
 impl std::str::FromStr for Fault {
     type Err = String;
 

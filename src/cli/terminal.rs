@@ -9,15 +9,19 @@ use crate::outcome::{Event, Exit, Sink};
 use crate::playbook::Faults;
 use crate::report::style::{Style, count};
 use crate::report::{Channel, Report, escape};
+use crate::resource::LoadedFile;
 
 use super::Ending;
 use super::args::{Colour, Format, Global};
-use super::job::{Job, NoJob};
+use super::handed;
+use super::job::{Handed, Job, NoJob};
 use super::state::quoted;
 
 /// Writes events as they come. A closed or full stream never stops a run: what cannot be written is dropped.
 pub struct Terminal {
     report: Report,
+    /// What a controller read of the playbook; files here are then nobody's business.
+    handed: Option<Handed>,
 }
 
 impl Terminal {
@@ -28,7 +32,17 @@ impl Terminal {
             Format::Json => Report::Json,
             Format::Human => Report::human(style(global.color), detail),
         };
-        Self { report }
+        Self { report, handed: None }
+    }
+
+    /// True when programs read the results.
+    pub const fn is_json(&self) -> bool {
+        matches!(self.report, Report::Json)
+    }
+
+    /// From now on playbooks are what was handed over.
+    pub fn hand(&mut self, sources: Vec<LoadedFile>) {
+        self.handed = Some(Handed(sources));
     }
 
     /// Reads and checks a playbook; tells every fault of it. The inner error is how the verb then ends.
@@ -37,7 +51,8 @@ impl Terminal {
     /// When the playbook's place cannot be trusted or opened.
     pub fn job(&mut self, playbook: &Path) -> Result<std::result::Result<Job, Ending>> {
         let name = playbook.to_str().ok_or_else(|| Failure::input("playbook", "the path is not UTF-8"))?;
-        match Job::open(name) {
+        let read = self.handed.as_ref().map_or_else(|| Job::open(name), |handed| Job::load(name, handed));
+        match read {
             Ok(job) => Ok(Ok(job)),
             Err(NoJob::Place(failure)) => Err(failure),
             Err(NoJob::Faults(faults)) => {
@@ -121,7 +136,7 @@ pub fn progress(text: &str) {
 
 /// True when a question can be asked and its answer be read by a person.
 pub fn can_ask() -> bool {
-    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+    handed::is_far() || std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
 /// True when somebody may be looking at standard error.
@@ -129,8 +144,11 @@ pub fn is_watched() -> bool {
     std::io::stderr().is_terminal()
 }
 
-/// Asks on standard error and reads one line; empty at the end of input.
+/// Asks on standard error and reads one line; empty at the end of input. A controller is asked by an event.
 pub fn ask(question: &str) -> String {
+    if handed::is_far() {
+        return handed::ask(question);
+    }
     progress(question);
     let mut line = String::new();
     let _ = std::io::stdin().read_line(&mut line);

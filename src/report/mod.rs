@@ -70,7 +70,11 @@ impl Report {
 
 const fn channel(event: &Event) -> Channel {
     match event {
-        Event::Started { .. }
+        Event::Hello { .. }
+        | Event::Asked { .. }
+        | Event::Armed { .. }
+        | Event::Opened { .. }
+        | Event::Started { .. }
         | Event::Stage { .. }
         | Event::Gate { .. }
         | Event::Changed { .. }

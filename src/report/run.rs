@@ -11,7 +11,9 @@ use super::style::{Style, Tone, count, wrap};
 /// One event other than a plan as text, ending with a line feed; empty for events that people need not see.
 pub fn event(event: &Event, style: Style) -> String {
     let lines = match event {
-        Event::Planned { .. } | Event::Access { .. } => Vec::new(),
+        Event::Planned { .. } | Event::Access { .. } | Event::Hello { .. } | Event::Asked { .. } => Vec::new(),
+        Event::Armed { run, until, .. } => armed(run, until),
+        Event::Opened { .. } => vec!["both doors are open".to_owned()],
         Event::Started { run } => vec![escape::line(&format!("run {run}"))],
         Event::Stage { stage, changes } => vec![style.paint(Tone::Strong, &stage_line(*stage, *changes))],
         Event::Gate { what, millis, .. } => step("checked", what, *millis, Tone::Faint, style),
@@ -42,6 +44,11 @@ pub fn event(event: &Event, style: Style) -> String {
         text.push('\n');
     }
     text
+}
+
+fn armed(run: &str, until: &str) -> Vec<String> {
+    let seconds = until.split_once('.').map_or_else(|| until.to_owned(), |(seconds, _)| format!("{seconds}Z"));
+    wrap("", &escape::line(&format!("armed: run {run} is undone at {seconds} unless it is confirmed")))
 }
 
 fn stage_line(stage: Stage, changes: usize) -> String {

@@ -90,6 +90,8 @@ pub struct Settings {
     pub global_known_hosts: Vec<PathBuf>,
     /// The name under which the host key is known.
     pub host_key_alias: Option<String>,
+    /// The port under which it is known, where that is not the port itself: sshd has moved.
+    pub key_port: Option<u16>,
 }
 
 impl Settings {
@@ -123,6 +125,7 @@ impl Settings {
             known_hosts: around.default_known_hosts(),
             global_known_hosts: vec!["/etc/ssh/ssh_known_hosts".into(), "/etc/ssh/ssh_known_hosts2".into()],
             host_key_alias: None,
+            key_port: None,
         }
     }
 
@@ -205,7 +208,8 @@ impl Settings {
 
     /// The name under which the host key is looked for, and the port that goes with it: an alias stands for itself.
     pub fn key_name(&self) -> (&str, u16) {
-        self.host_key_alias.as_deref().map_or((self.host.as_str(), self.port), |alias| (alias, 22))
+        let port = self.key_port.unwrap_or(self.port);
+        self.host_key_alias.as_deref().map_or((self.host.as_str(), port), |alias| (alias, 22))
     }
 }
 

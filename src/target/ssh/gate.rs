@@ -157,7 +157,7 @@ pub(super) fn refusal(seen: &Seen, place: &str, name: (&str, u16)) -> Option<Set
                 "the host key is not known",
             )
             .why(format!("it showed {fingerprint}"))
-            .hint("compare it with the provider's console, then pin that fingerprint, or accept a new host once"),
+            .hint("compare it with the provider's console, then give it: --host-key FINGERPRINT; or take a new host as it is: --accept-new"),
         ),
         Verdict::Changed { file, .. } if file.is_empty() => Some(
             Setback::new(

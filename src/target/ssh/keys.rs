@@ -8,6 +8,7 @@ use russh::keys::{Algorithm, Certificate, PrivateKey, PublicKey};
 
 use super::agent::Agent;
 use super::config::{Around, Settings};
+use super::driver::runtime;
 use crate::types::Secret;
 
 /// Largest key file.
@@ -28,6 +29,37 @@ pub(super) struct Candidate {
     pub(super) public: PublicKey,
     pub(super) certificate: Option<Certificate>,
     pub(super) holder: Holder,
+}
+
+impl Candidate {
+    /// True for this key, whatever its comment.
+    pub(super) fn is(&self, key: &crate::types::PublicKey) -> bool {
+        let line = PublicKey::new(self.public.key_data().clone(), "").to_openssh().unwrap_or_default();
+        line.split(' ').nth(1) == Some(key.blob())
+    }
+}
+
+/// Which of `wanted` can be signed with here, by the agent or a key file; `named` are key files besides those of the
+/// settings. Opens no connection to a host and asks nobody: a file with a passphrase counts.
+///
+/// # Errors
+/// When the kernel gives no descriptors.
+pub fn held(
+    wanted: &[crate::types::PublicKey],
+    settings: &Settings,
+    around: &Around,
+    named: &[PathBuf],
+) -> crate::error::Result<Vec<crate::types::PublicKey>> {
+    let gathering = async {
+        let mut agent = match &settings.agent {
+            Some(socket) => Agent::connect(socket).await.ok(),
+            None => None,
+        };
+        gather(named, settings, around, agent.as_mut()).await.0
+    };
+    let runtime = runtime().map_err(|error| crate::error::Failure::unknown("ssh", "no runtime").why(error))?;
+    let found = runtime.block_on(gathering);
+    Ok(wanted.iter().filter(|key| found.iter().any(|one| one.is(key))).cloned().collect())
 }
 
 /// All keys in the order in which they are offered, and why some files are not among them.

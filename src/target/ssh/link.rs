@@ -43,6 +43,8 @@ pub struct Wishes<'a> {
     pub passwords: bool,
     /// Key files to offer first.
     pub keys: Vec<PathBuf>,
+    /// Only these keys, whatever files and agent hold; `None`: all of them.
+    pub only: Option<Vec<crate::types::PublicKey>>,
     /// Most keys that may be refused on one connection: OpenSSH hangs up after 6 failures (MaxAuthTries).
     pub keys_each: usize,
     /// Most connections for one login: OpenSSH 9.8 and later shuts an address out after the third that failed.
@@ -63,6 +65,7 @@ impl<'a> Wishes<'a> {
             trust: Trust::KnownHosts,
             passwords: false,
             keys: Vec::new(),
+            only: None,
             keys_each: 5,
             connections: 3,
             connect_limit: Duration::from_secs(10),
@@ -222,7 +225,10 @@ async fn log_in(way: &mut Way, hop: &Hop<'_>, wishes: &Wishes<'_>) -> Outcome<Op
         // No agent is no error: there are files and passwords.
         agent = Agent::connect(socket).await.ok();
     }
-    let (keys, notes) = keys::gather(&wishes.keys, settings, wishes.around, agent.as_mut()).await;
+    let (mut keys, notes) = keys::gather(&wishes.keys, settings, wishes.around, agent.as_mut()).await;
+    if let Some(only) = &wishes.only {
+        keys.retain(|key| only.iter().any(|one| key.is(one)));
+    }
     let mut offer = Offer::new(keys, notes, wishes.keys_each, wishes.passwords);
     let mut bound = false;
     for number in 1..=wishes.connections.max(1) {

@@ -24,6 +24,7 @@ pub use address::Destination;
 pub use auth::{Ask, Question};
 pub use config::{Around, Settings};
 pub use gate::Trust;
+pub use keys::held;
 pub use known_hosts::{Known, Verdict};
 pub use link::{Link, Wishes};
 pub use talk::{Conversation, Heard, Limits, Output};

@@ -102,6 +102,21 @@ pub fn start(link: &Link, root: &Become, programs: &Programs, arguments: &[&str]
     Ok(Started { talk: push.talk, hash, uploaded, architecture })
 }
 
+/// Takes the programs off the host again; one that runs goes on.
+///
+/// # Errors
+/// When root cannot be had, or they stay.
+pub fn remove(link: &Link, root: &Become) -> Result<()> {
+    let mut talk = shell(link, root, Limits::default())?;
+    let script = format!("rm -rf {DIRECTORY}\n");
+    talk.send(format!("{}\n{script}", script.len()).into_bytes(), ANSWER_LIMIT)?;
+    match talk.finish(ANSWER_LIMIT)? {
+        0 => Ok(()),
+        _ => Err(Failure::failed(link.place(), format!("{DIRECTORY} could not be removed"))
+            .why(plain(&String::from_utf8_lossy(&talk.stderr())))),
+    }
+}
+
 fn other_architecture(link: &Link, architecture: &str, programs: &Programs) -> Failure {
     let have: Vec<&str> = programs.0.keys().map(String::as_str).collect();
     Failure::refused(

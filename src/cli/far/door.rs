@@ -1,0 +1,242 @@
+//! The connections to one host: as the user typed it, and, after a run has moved the door, as the playbook says.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use russh::keys::{HashAlg, PublicKey as HostKey};
+
+use crate::change::Note;
+use crate::error::{Failure, Result};
+use crate::host::real::RealHost;
+use crate::outcome::{Event, Sink};
+use crate::target::ssh::push::{self, Become, Programs, Started};
+use crate::target::ssh::{
+    Around, Destination, Limits, Link, Outcome, Question, Setback, Settings, Trouble, Trust, Wishes, held,
+};
+use crate::types::{PublicKey, UserName, Word as _};
+
+use super::super::job::{Declared, Job};
+use super::super::terminal::Terminal;
+use super::args::LoginArgs;
+use super::secret::Keychain;
+
+/// Most that a program there may say in a whole run: a plan has some 100 KiB.
+const SAID: usize = 64 << 20;
+
+/// How long a TCP connection may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long it may take before the other port is tried that the playbook names; the first has its time afterwards.
+const HASTE: Duration = Duration::from_millis(600);
+
+/// Where a host is, and how to get in.
+pub struct Door<'a> {
+    /// As typed, and moved to where the host was found.
+    place: Destination,
+    login: &'a LoginArgs,
+    around: Around,
+    probe: RealHost,
+    keychain: Keychain,
+    /// The administrators of the playbook with their keys.
+    declared: Vec<Declared>,
+    /// Where the playbook puts sshd.
+    port: Option<u16>,
+    /// True when the playbook lets root in no more.
+    without_root: bool,
+}
+
+/// An account that logs in, and where.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// Who and where.
+    pub place: Destination,
+    /// By which keys; `None`: by whatever opens it.
+    pub keys: Option<Vec<PublicKey>>,
+    /// The fingerprint of the host key, when the host has shown one before.
+    pub pin: Option<String>,
+    /// The port under which the host key is known, when sshd has moved.
+    pub key_port: Option<u16>,
+}
+
+impl<'a> Door<'a> {
+    /// Opens nothing yet.
+    pub fn new(destination: &Destination, login: &'a LoginArgs, job: Option<&Job>) -> Self {
+        Self {
+            place: destination.clone(),
+            login,
+            around: Around::here(),
+            probe: RealHost::new(),
+            keychain: Keychain::new(login.password.clone(), login.sudo_password.clone()),
+            declared: job.map(|job| job.declared.clone()).unwrap_or_default(),
+            port: job.and_then(|job| job.ssh_port),
+            without_root: job.is_some_and(|job| job.without_root),
+        }
+    }
+
+    /// Where the host was found.
+    pub const fn place(&self) -> &Destination {
+        &self.place
+    }
+
+    /// The keys of the playbook's administrators that can be signed with here.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read.
+    pub fn held(&self) -> Result<Vec<(UserName, PublicKey)>> {
+        let mut found = Vec::new();
+        for Declared { user, key, .. } in &self.declared {
+            let place = Destination { user: Some(user.text()), ..self.place.clone() };
+            let settings = Settings::of(&place, &self.around, &self.probe)?;
+            let keys = held(std::slice::from_ref(key), &settings, &self.around, &self.login.login_key)?;
+            found.extend(keys.into_iter().map(|key| (user.clone(), key)));
+        }
+        Ok(found)
+    }
+
+    /// Connects as it was typed; where that is shut, as the playbook says: an earlier run may have moved the door.
+    ///
+    /// # Errors
+    /// Why the door that was typed does not open.
+    pub fn open(&mut self, terminal: &mut Terminal) -> Result<Link> {
+        let typed = Way { place: self.place.clone(), keys: None, pin: None, key_port: None };
+        let settings = Settings::of(&self.place, &self.around, &self.probe)?;
+        let may_have_moved = self.port.is_some_and(|port| port != settings.port);
+        let limit = if may_have_moved { HASTE } else { CONNECT_LIMIT };
+        let first = match self.within(limit, &typed) {
+            Ok(link) => return Ok(self.opened(link, terminal)),
+            Err(setback) => setback,
+        };
+        let elsewhere = match first.trouble {
+            Trouble::Refused | Trouble::Filtered | Trouble::Timeout | Trouble::Reset { .. } => true,
+            Trouble::Credentials { .. } => false,
+            _ => return Err(self.why(first)),
+        };
+        for way in self.others(elsewhere, &settings)? {
+            if let Ok(link) = self.through(&way) {
+                let shut = first.failure.what.split(':').next().unwrap_or_default();
+                let text = format!(
+                    "{} does not open ({shut}); found at {}, where the playbook puts it",
+                    self.place, way.place
+                );
+                let note = Note::info("ssh", text);
+                terminal.event(Event::Note { note });
+                self.place = way.place;
+                return Ok(self.opened(link, terminal));
+            }
+        }
+        if first.trouble == Trouble::Filtered && may_have_moved {
+            // A far-away host may only have been slow.
+            return self.through(&typed).map(|link| self.opened(link, terminal)).map_err(|setback| self.why(setback));
+        }
+        Err(self.why(first))
+    }
+
+    /// A source of passwords that failed is the better reason.
+    fn why(&self, setback: Setback) -> Failure {
+        self.keychain.trouble().unwrap_or_else(|| setback.into())
+    }
+
+    fn opened(&self, link: Link, terminal: &mut Terminal) -> Link {
+        for note in link.notes() {
+            terminal.event(Event::Note { note: Note::info("ssh", note.clone()) });
+        }
+        link
+    }
+
+    /// Other ways in, by the playbook: another port (`elsewhere`), and the administrators where root is shut out.
+    fn others(&self, elsewhere: bool, settings: &Settings) -> Result<Vec<Way>> {
+        let port = self.port.filter(|port| *port != settings.port);
+        if elsewhere && port.is_none() {
+            return Ok(Vec::new());
+        }
+        let place = Destination { port: if elsewhere { port } else { self.place.port }, ..self.place.clone() };
+        let key_port = elsewhere.then_some(settings.port);
+        let mut ways = Vec::new();
+        if elsewhere && !(settings.user == "root" && self.without_root) {
+            ways.push(Way { place: place.clone(), keys: None, pin: None, key_port });
+        }
+        for (user, key) in self.held()? {
+            let place = Destination { user: Some(user.text()), ..place.clone() };
+            let same = |way: &&mut Way| way.place == place && way.keys.is_some();
+            match ways.iter_mut().find(same).and_then(|way| way.keys.as_mut()) {
+                Some(keys) => keys.push(key),
+                None if user.as_str() == settings.user && !elsewhere => {}
+                None => ways.push(Way { place, keys: Some(vec![key]), pin: None, key_port }),
+            }
+        }
+        Ok(ways)
+    }
+
+    /// Logs in on one way.
+    ///
+    /// # Errors
+    /// What the connection met.
+    pub fn through(&self, way: &Way) -> Outcome<Link> {
+        self.within(CONNECT_LIMIT, way)
+    }
+
+    fn within(&self, connect_limit: Duration, way: &Way) -> Outcome<Link> {
+        let mut settings = Settings::of(&way.place, &self.around, &self.probe)?;
+        settings.key_port = way.key_port;
+        let ask = |question: &Question| self.keychain.answer(question);
+        let mut wishes = Wishes::new(&self.probe, &self.around, &ask);
+        wishes.keys.clone_from(&self.login.login_key);
+        wishes.connect_limit = connect_limit;
+        wishes.trust = match &way.pin {
+            Some(pin) => Trust::Pinned(vec![pin.clone()]),
+            None if !self.login.host_key.is_empty() => Trust::Pinned(self.login.host_key.clone()),
+            None if self.login.accept_new => Trust::AcceptNew,
+            None => Trust::KnownHosts,
+        };
+        wishes.passwords = way.keys.is_none() && self.keychain.has_passwords();
+        wishes.only.clone_from(&way.keys);
+        if way.pin.is_some() {
+            // Somebody waits, and a run is pending.
+            wishes.login_limit = Duration::from_secs(20);
+        }
+        Link::open(&way.place, &settings, &wishes)
+    }
+
+    /// Starts the program there with these words, putting it there first where it is not.
+    ///
+    /// # Errors
+    /// When root cannot be had, or the host does not keep or run it.
+    pub fn start(&self, link: &Link, words: &[String]) -> Result<Started> {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let limits = Limits { stdout: SAID, ..Limits::default() };
+        push::start(link, &self.root(link)?, &self.programs()?, &words, limits)
+    }
+
+    /// Takes the program off the host; that it stays is said, and stops nothing.
+    pub fn clean(&self, link: &Link, sink: &mut dyn Sink) {
+        if let Err(failure) = self.root(link).and_then(|root| push::remove(link, &root)) {
+            sink.event(Event::Note {
+                note: Note::warning("ssh", format!("keyward's program stays there: {}", failure.line())),
+            });
+        }
+    }
+
+    fn root(&self, link: &Link) -> Result<Become> {
+        if link.user() == "root" {
+            return Ok(Become::Already);
+        }
+        Ok(Become::Sudo { password: self.keychain.for_sudo(link.user(), &self.place.host)? })
+    }
+
+    fn programs(&self) -> Result<Programs> {
+        let read = |path: &PathBuf| {
+            let place = path.display().to_string();
+            std::fs::read(path).map_err(|error| Failure::input(place, "cannot be read").why(error))
+        };
+        let own = PathBuf::from("/proc/self/exe");
+        let mut programs = Programs::new().with(std::env::consts::ARCH, read(&own)?);
+        for (arch, path) in &self.login.agent_binary {
+            programs = programs.with(arch, read(path)?);
+        }
+        Ok(programs)
+    }
+}
+
+/// The fingerprint of a host key in its one-line form.
+pub fn fingerprint(line: &str) -> Option<String> {
+    Some(HostKey::from_openssh(line).ok()?.fingerprint(HashAlg::Sha256).to_string())
+}

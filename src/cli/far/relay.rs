@@ -1,0 +1,111 @@
+//! The conversation with the program on the host: words and playbook go in, events come out, one JSON value a line.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Failure, Result};
+use crate::outcome::Event;
+use crate::proof::wire::plain;
+use crate::target::ssh::{self, Conversation, Link};
+
+use super::super::Ending;
+use super::super::handed::{Order, PROTOCOL};
+use super::super::job::Job;
+use super::door::Door;
+
+/// For the first word, and for the host to take a line.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Longest silence of a verb: packages come from a slow mirror, a rollback waits for locks.
+const SILENCE: Duration = Duration::from_secs(1800);
+
+/// What came.
+pub enum Heard {
+    /// Something happened.
+    Event(Box<Event>),
+    /// How the verb ended.
+    Finished(Ending),
+    /// Nothing in time.
+    Silence,
+}
+
+/// A program that runs on the host.
+pub struct Relay {
+    link: Link,
+    talk: Conversation,
+    /// When it last said something.
+    heard: Instant,
+}
+
+impl Relay {
+    /// Starts the program with these words.
+    ///
+    /// # Errors
+    /// When it cannot be started, or is not what it should be.
+    pub fn start(door: &Door<'_>, link: &Link, words: &[String], job: Option<&Job>) -> Result<Self> {
+        let talk = door.start(link, words)?.talk;
+        let mut relay = Self { link: link.clone(), talk, heard: Instant::now() };
+        let sources = job.map(|job| job.sources.clone()).unwrap_or_default();
+        let order = serde_json::to_string(&Order { protocol: PROTOCOL, sources });
+        let order = order.map_err(|error| relay.broken(&error.to_string()))?;
+        relay.talk.send_line(&order, LIMIT)?;
+        match relay.next(LIMIT)? {
+            Heard::Event(event) => match *event {
+                Event::Hello { protocol: PROTOCOL, .. } => Ok(relay),
+                Event::Hello { version, .. } => Err(relay
+                    .broken(&format!("it is version {version}"))
+                    .hint("build the program of --agent-binary from the same version")),
+                Event::Failed { failure } => Err(failure),
+                _ => Err(relay.broken("it does not say hello")),
+            },
+            Heard::Finished(_) => Err(relay.broken("it ended")),
+            Heard::Silence => Err(relay.broken("it says nothing")),
+        }
+    }
+
+    /// The connection that it runs on.
+    pub const fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// What it says next.
+    ///
+    /// # Errors
+    /// When the connection was lost, it ended without an ending, or it says what it should not.
+    pub fn next(&mut self, limit: Duration) -> Result<Heard> {
+        match self.talk.next_line(limit)? {
+            ssh::Heard::Line(line) => {
+                self.heard = Instant::now();
+                let event = serde_json::from_str(&line).map_err(|error| self.broken(&error.to_string()))?;
+                Ok(match event {
+                    Event::Finished { exit, verdict, next, run, .. } => {
+                        Heard::Finished(Ending { exit, verdict, next, run })
+                    }
+                    event => Heard::Event(Box::new(event)),
+                })
+            }
+            ssh::Heard::Silence if self.heard.elapsed() > SILENCE => {
+                Err(self.broken("it has said nothing for too long"))
+            }
+            ssh::Heard::Silence => Ok(Heard::Silence),
+            ssh::Heard::End => {
+                let stderr = self.talk.stderr();
+                let stderr = String::from_utf8_lossy(&stderr);
+                let last = stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it ended");
+                Err(self.broken(last))
+            }
+        }
+    }
+
+    /// Answers its question.
+    ///
+    /// # Errors
+    /// When it does not listen any more.
+    pub fn answer(&mut self, yes: bool) -> Result<()> {
+        self.talk.send_line(if yes { "yes" } else { "no" }, LIMIT)
+    }
+
+    fn broken(&self, why: &str) -> Failure {
+        Failure::unknown(self.link.place(), "the program there did not say how it ended")
+            .why(plain(why))
+            .hint("look there: keyward status")
+    }
+}

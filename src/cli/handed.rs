@@ -1,0 +1,102 @@
+//! The far end of a host over SSH: the controller hands over what it has read of the playbook as the first line of
+//! standard input, reads events from standard output, and answers questions by one line each.
+
+use std::fs;
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Failure, Result};
+use crate::outcome::Event;
+use crate::report::Report;
+use crate::resource::LoadedFile;
+
+use super::state;
+
+/// Version of what is said over the connection.
+pub const PROTOCOL: u32 = 1;
+/// The hidden option.
+pub const OPTION: &str = "--handed";
+/// Its value: from standard input. Otherwise it names a file, which is removed once it was read.
+pub const STDIN: &str = "-";
+/// Longest line that is read: a playbook has 1 MiB at most, and so has each file that it names.
+const LONGEST: u64 = 32 << 20;
+
+/// The first line.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// [`PROTOCOL`] of whoever wrote it.
+    pub protocol: u32,
+    /// All that the playbook is made of.
+    pub sources: Vec<LoadedFile>,
+}
+
+/// The line that this process was handed; a process is handed one.
+static LINE: OnceLock<String> = OnceLock::new();
+
+/// Takes what is handed over, and says hello.
+///
+/// # Errors
+/// When it does not come, or is of another version.
+pub fn take(from: &str) -> Result<Vec<LoadedFile>> {
+    let broken = || Failure::unknown("controller", "did not say what to do");
+    let mut line = String::new();
+    if from == STDIN {
+        let mut first = std::io::stdin().lock().take(LONGEST);
+        first.read_line(&mut line).map_err(|error| broken().why(error))?;
+    } else {
+        line = fs::read_to_string(from).map_err(|error| broken().why(error))?;
+        let _ = fs::remove_file(from);
+    }
+    let order: Order = serde_json::from_str(&line).map_err(|error| broken().why(error))?;
+    if order.protocol != PROTOCOL {
+        return Err(Failure::input("controller", format!("speaks version {} of the protocol", order.protocol))
+            .why(format!("this program speaks {PROTOCOL}"))
+            .hint("use the same version of keyward on both sides"));
+    }
+    if from == STDIN {
+        say(&Event::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned() });
+    }
+    LINE.get_or_init(|| line);
+    Ok(order.sources)
+}
+
+/// True in a process that a controller listens to.
+pub fn is_far() -> bool {
+    LINE.get().is_some()
+}
+
+/// An event for the controller, or for whoever else reads JSON lines.
+pub fn say(event: &Event) {
+    super::terminal::result(&Report::Json.event(event).1);
+}
+
+/// Asks the controller; empty when nobody answers.
+pub fn ask(question: &str) -> String {
+    say(&Event::Asked { question: question.to_owned() });
+    let mut line = String::new();
+    let _ = std::io::stdin().lock().take(64).read_line(&mut line);
+    line.trim().to_owned()
+}
+
+/// The words of this command line for a process that takes this one's place: what was handed over goes with it.
+///
+/// # Errors
+/// When it cannot be kept meanwhile.
+pub fn words() -> Result<Vec<std::ffi::OsString>> {
+    let mut words: Vec<_> = std::env::args_os().skip(1).collect();
+    let Some(line) = LINE.get() else { return Ok(words) };
+    let path = format!("{}/handed-{}", state::RUN, std::process::id());
+    let failed = |error: std::io::Error| Failure::refused(&path, "cannot be written").why(error);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(state::RUN).map_err(failed)?;
+    let _ = fs::remove_file(&path);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+    file.write_all(line.as_bytes()).map_err(failed)?;
+    let at = words.iter().position(|word| word == OPTION);
+    if let Some(value) = at.and_then(|at| words.get_mut(at + 1)) {
+        *value = path.into();
+    }
+    Ok(words)
+}
