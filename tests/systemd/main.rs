@@ -9,6 +9,7 @@ mod support;
 
 mod back;
 mod container;
+mod far;
 mod guard;
 mod last_resort;
 mod unattended;

@@ -260,10 +260,14 @@ impl<'a> Proof<'a> {
     /// What a person types to confirm.
     fn by_hand(&self, armed: &Armed) -> String {
         let promises = self.plan.as_ref().map(|plan| plan.promises.as_slice()).unwrap_or_default();
+        // A rollback is confirmed by an account that it leaves, by a key that it leaves where it takes any.
+        let leaves = promises.iter().any(|promise| matches!(promise, Promise::SomebodyElse { .. }));
         let user = promises.iter().find_map(|promise| match promise {
-            Promise::Admin { user, .. } => Some(user.text()),
+            Promise::Admin { user, .. } if !leaves => Some(user.text()),
+            Promise::Key { user, .. } if leaves => Some(user.text()),
             _ => None,
         });
+        let user = user.or_else(|| leaves.then(|| "root".to_owned()));
         let port = promises.iter().find_map(|promise| match promise {
             Promise::SshPort { port } => Some(port.get()),
             _ => None,
