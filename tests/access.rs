@@ -104,6 +104,44 @@ fn a_plan_that_shuts_its_administrators_out_is_refused() {
     }
 }
 
+/// A host on which one key and sudo are all that lets anybody in.
+const ONE_WAY: &str = "ssh-keygen -q -t ed25519 -N '' -f /srv/key; ssh-keygen -q -t ed25519 -N '' -f /srv/other
+    for user in deploy ops; do
+        useradd -m -s /bin/bash -p '*' $user; install -d -m 700 -o $user -g $user /home/$user/.ssh
+        install -m 440 /dev/null /etc/sudoers.d/90-$user; echo \"$user ALL=(ALL:ALL) NOPASSWD: ALL\" >/etc/sudoers.d/90-$user
+    done
+    install -m 600 -o deploy -g deploy /srv/key.pub /home/deploy/.ssh/authorized_keys
+    printf 'PermitRootLogin no\\nPasswordAuthentication no\\nKbdInteractiveAuthentication no\\n' >/etc/ssh/sshd_config.d/10-x.conf";
+
+#[test]
+fn a_plan_that_takes_the_last_key_away_is_refused() {
+    let name = "a_plan_that_takes_the_last_key_away_is_refused";
+    let Some(bed) = support::Bed::new(name, "bookworm") else { return };
+    bed.sh(ONE_WAY).ok();
+    let plan = |user: &str, options: &str| {
+        let key = bed.read("/srv/other.pub").trim().to_owned();
+        let playbook = format!(
+            "version: 1\nusers:\n  - {{ name: {user}, exclusive_keys: true, authorized_keys: [ {{ key: \"{key}\"{options} }} ] }}\n"
+        );
+        bed.plant("/root/job.yml", playbook.as_bytes(), 0o600, (0, 0));
+        bed.keyward(&["plan", "/root/job.yml"])
+    };
+    let command = ", command: /bin/true";
+    let refused = plan("deploy", command);
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert!(
+        refused.stderr.contains("leaves 0 of 1 administrators") && refused.stderr.contains("deploy"),
+        "{refused:?}"
+    );
+    // Another key that opens a shell, or another administrator, and the plan stands.
+    assert_eq!(plan("deploy", "").code, 2);
+    bed.sh("install -m 600 -o ops -g ops /srv/key.pub /home/ops/.ssh/authorized_keys").ok();
+    assert_eq!(plan("deploy", command).code, 2);
+    // Whoever could not get in before loses nothing.
+    bed.sh("rm /etc/sudoers.d/90-deploy /etc/sudoers.d/90-ops").ok();
+    assert_eq!(plan("deploy", command).code, 2);
+}
+
 /// What a plan warns of: an account that ends soon, few tries.
 #[test]
 fn a_plan_tells_what_will_surprise_its_administrators() {

@@ -424,6 +424,8 @@ fn life(suite: &str) {
     assert!(shown.stdout.contains("proven") && shown.stdout.contains("listen on port 2222"), "{}", shown.stdout);
     assert_eq!(bed.keyward(&["show", "20000101-000000-0000"]).code, 1);
     bed.keyward(&["log", "verify"]).ok();
+    let log = bed.read("/var/log/keyward/audit.jsonl");
+    assert_eq!(bed.keyward(&["log", "export"]).ok().stdout, log, "{suite}: the records to the byte");
 
     assert_eq!(bed.keyward(&["rollback", "--yes"]).code, 5, "{suite}: a live door was closed without a guard");
     let undone = bed.keyward(&["rollback", run, "--yes", ACCEPT]);
@@ -452,6 +454,12 @@ fn life(suite: &str) {
 
     bed.sh("cd /var/log/keyward; cp audit.jsonl kept; sed -i '$d' audit.jsonl").ok();
     assert_eq!(bed.keyward(&["log", "verify"]).code, 7, "{suite}: a cut end");
+    let export = bed.keyward(&["log", "export"]);
+    assert_eq!(
+        (export.code, export.stdout),
+        (7, bed.read("/var/log/keyward/audit.jsonl")),
+        "{suite}: exported, and said"
+    );
     bed.sh("cd /var/log/keyward; mv kept audit.jsonl").ok();
     assert_eq!(bed.keyward(&["apply", PLAYBOOK, "--yes", ACCEPT]).code, 0, "{suite}: after an uninstall");
     let verified = bed.keyward(&["log", "verify"]).ok();

@@ -72,6 +72,9 @@ impl AccessCheck for WaysIn {
             notes.push(Note::info(ABOUT, format!("after   {}", after_text(promises, before.as_ref()))));
             notes.extend(console(changes, probe)?);
             notes.extend(self.afterwards(promises, changes, facts, probe, closes && !waits)?);
+            if !closes && !waits {
+                self.enough_remain(promises, changes, facts, probe)?;
+            }
         }
         Ok(notes)
     }
@@ -149,6 +152,36 @@ impl WaysIn {
         }
         notes.extend(self.operator(&names, facts, &after)?);
         Ok(notes)
+    }
+
+    /// A plan that closes no door but takes keys, sudo or a password away must leave as many administrators as the
+    /// playbook asks for, of whatever name; only what is certain refuses.
+    fn enough_remain(&self, promises: &[Promise], changes: &[Change], facts: &Facts, probe: &dyn Probe) -> Result<()> {
+        if !changes.iter().any(|change| change.stage == Stage::Subtractive && change.risk == Risk::Access) {
+            return Ok(());
+        }
+        let gets_in = |account: &&Account| {
+            account.ssh != Proven::No && account.root != Proven::No && account.limited_to.is_none()
+        };
+        let after = After::new(probe, changes, promises)?;
+        let then = ways(facts, probe, Some(&after), &[])?;
+        let left = then.accounts.iter().filter(gets_in).count();
+        if then.doors.is_empty() || left >= self.at_least {
+            return Ok(());
+        }
+        let now = ways(facts, probe, None, &[])?;
+        let before: Vec<&Account> = now.accounts.iter().filter(gets_in).collect();
+        if before.len() <= left {
+            return Ok(());
+        }
+        let lost = before.iter().filter_map(|one| {
+            let account = then.accounts.iter().find(|account| account.name == one.name)?;
+            (!gets_in(&account)).then(|| format!("{}: {}", account.name, reasons(account)))
+        });
+        let what = format!("the plan takes ways in away and leaves {left} of {} administrators", self.at_least);
+        Err(Failure::refused(ABOUT, what).why(lost.collect::<Vec<_>>().join(". ")).hint(
+            "leave a key or a sudo rule that is in use, or name who gets in instead; see: keyward access PLAYBOOK",
+        ))
     }
 
     /// Tells the operator when neither the present account nor one of the plan would get in from the present address.

@@ -21,6 +21,7 @@ use crate::proof::{OutsideProver, Reply, Request, RootKey, Route, Worker};
 use crate::resource::{LoadedFile, Unguarded};
 use crate::target::sandbox::{INSIDE_V4, INSIDE_V6, sources};
 
+use super::args::LogVerb;
 use super::job::{Handed, Job, NoJob};
 use super::strike::{self, Fault};
 use super::{Ending, inside, state};
@@ -71,8 +72,8 @@ pub enum Records {
     History,
     /// `show RUN`
     Show(String),
-    /// `log`, or `log verify` when true.
-    Log(bool),
+    /// `log`.
+    Log(Option<LogVerb>),
     /// `rollback`
     Rollback {
         /// Which; `None` for the newest in force.

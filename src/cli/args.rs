@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use super::far::args::LoginArgs;
@@ -289,10 +291,13 @@ pub struct LogArgs {
 }
 
 /// What to do with the audit log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Subcommand)]
+#[serde(rename_all = "snake_case")]
 pub enum LogVerb {
     /// Check every record, the links between them, and the head
     Verify,
+    /// Print the records as they are, one JSON object a line, after the same check
+    Export,
 }
 
 /// Arguments of `explain`.

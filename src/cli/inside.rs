@@ -9,7 +9,7 @@ use crate::outcome::{Event, Exit, Sink};
 use crate::types::AbsPath;
 
 use super::agent::{Question, Records};
-use super::args::{LogArgs, LogVerb, ShowArgs};
+use super::args::ShowArgs;
 use super::{Ending, history, log, rollback, show, state};
 
 /// systemd would hand sshd its sockets at boot.
@@ -70,7 +70,7 @@ pub fn records(
     match records {
         Records::History => history::run(sink),
         Records::Show(run) => show::run(&ShowArgs { run: run.clone(), diff: false }, sink),
-        Records::Log(verify) => log::run(&LogArgs { verb: verify.then_some(LogVerb::Verify) }, sink),
+        Records::Log(verb) => log::run(*verb, None, sink),
         Records::Rollback { run, force } => {
             let mut agree = |run: &str, summaries: &[String]| match ask(Question::Undo {
                 run: run.to_owned(),

@@ -144,6 +144,11 @@ impl Live<'_> {
                 .why("PID 1 is not systemd, and the plan touches ways in")
                 .hint("accept that with --without-boot-guard, or rehearse instead"));
         }
+        if !self.args.without_boot_guard && state::is_in_memory() {
+            return Err(Failure::refused(verb, format!("{} does not outlive a reboot", state::STATE))
+                .why("it is on a file system in memory, and the undo of a run that was cut off is read from there")
+                .hint("put it on a disk; or accept that with --without-boot-guard"));
+        }
         let somebody = terminal::is_watched() || self.args.confirm_within.is_some() || self.args.detach;
         if somebody || self.accepted.is_some() {
             return Ok(());

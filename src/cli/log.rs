@@ -2,20 +2,21 @@
 
 use crate::audit::{self, Chain};
 use crate::error::{Failure, Result};
+use crate::host::ledger::Ledger as _;
 use crate::outcome::{Event, Exit, Sink};
 
-use super::args::{LogArgs, LogVerb};
+use super::args::{Format, LogVerb};
 use super::{Ending, state};
 
-/// Prints or checks the log.
-pub fn run(args: &LogArgs, sink: &mut dyn Sink) -> Result<Ending> {
+/// Prints, checks or exports the log; without a format everything goes to the sink.
+pub fn run(verb: Option<LogVerb>, format: Option<Format>, sink: &mut dyn Sink) -> Result<Ending> {
     state::need_root("to read the audit log")?;
     let log = std::path::Path::new(state::AUDIT);
     if !log.exists() {
         return Ok(Ending::new(Exit::AsAsked, format!("{} does not exist: nothing was done yet", log.display()), ""));
     }
     let ledger = state::ledger_to_read()?;
-    match args.verb {
+    match verb {
         None => {
             for entry in audit::entries(&ledger)? {
                 let run = if entry.run.is_empty() { String::new() } else { format!(" {}", entry.run) };
@@ -24,27 +25,38 @@ pub fn run(args: &LogArgs, sink: &mut dyn Sink) -> Result<Ending> {
             }
             Ok(Ending::new(Exit::AsAsked, "", "keyward log verify"))
         }
-        Some(LogVerb::Verify) => match audit::verify(&ledger)? {
-            Chain::Whole(records) => {
-                Ok(Ending::new(Exit::AsAsked, format!("the chain of {records} records is whole"), ""))
+        // A chain that is broken is exported all the same; the exit code says so.
+        Some(LogVerb::Export) => {
+            let (name, text) = ("audit.jsonl".to_owned(), ledger.read()?);
+            match format {
+                // To the byte, as the hashes are of bytes.
+                Some(format) => drop(super::print_file(&name, &text, format)?),
+                None => sink.event(Event::Text { name, text }),
             }
-            Chain::Uninstalled(records) => Ok(Ending::new(
-                Exit::AsAsked,
-                format!(
-                    "the chain of {records} records is whole; the last one tells of the uninstall, which took the head \
+            checked(audit::verify(&ledger)?).map(|_| Ending::new(Exit::AsAsked, "", ""))
+        }
+        Some(LogVerb::Verify) => checked(audit::verify(&ledger)?),
+    }
+}
+
+/// What the check of the chain comes to.
+fn checked(chain: Chain) -> Result<Ending> {
+    match chain {
+        Chain::Whole(records) => Ok(Ending::new(Exit::AsAsked, format!("the chain of {records} records is whole"), "")),
+        Chain::Uninstalled(records) => Ok(Ending::new(
+            Exit::AsAsked,
+            format!(
+                "the chain of {records} records is whole; the last one tells of the uninstall, which took the head \
                      away: there is none to compare with"
-                ),
-                "",
-            )),
-            Chain::NoHead(records) => Err(Failure::unknown(
-                state::AUDIT,
-                format!("{records} records fit together, but the head kept apart is missing: a cut end would not show"),
-            )),
-            Chain::Broken(line, why) => {
-                Err(Failure::unknown(format!("{}:{line}", state::AUDIT), "the chain is broken")
-                    .why(why)
-                    .hint(format!("compare with a copy kept elsewhere, then: mv {0} {0}.broken", state::AUDIT)))
-            }
-        },
+            ),
+            "",
+        )),
+        Chain::NoHead(records) => Err(Failure::unknown(
+            state::AUDIT,
+            format!("{records} records fit together, but the head kept apart is missing: a cut end would not show"),
+        )),
+        Chain::Broken(line, why) => Err(Failure::unknown(format!("{}:{line}", state::AUDIT), "the chain is broken")
+            .why(why)
+            .hint(format!("compare with a copy kept elsewhere, then: mv {0} {0}.broken", state::AUDIT))),
     }
 }

@@ -172,7 +172,7 @@ fn verb(cli: &Cli, terminal: &mut Terminal) -> Result<Ending> {
                 Verb::Acknowledge(args) => acknowledge::run(args),
                 Verb::Status => status::run(terminal),
                 Verb::Show(args) => show::run(args, terminal),
-                Verb::Log(args) => log::run(args, terminal),
+                Verb::Log(args) => log::run(args.verb, Some(format), terminal),
                 Verb::Uninstall(args) => uninstall::run(args, terminal),
                 _ => history::run(terminal),
             }

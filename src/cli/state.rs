@@ -1,5 +1,7 @@
 //! Where keyward keeps its own state on a host: journals, lock and audit log, and who may look at them.
 
+use std::path::Path;
+
 use crate::error::{Failure, Result};
 use crate::host::ledger::{FileLedger, Ledger, MemoryLedger};
 use crate::host::shelf::DirShelf;
@@ -31,6 +33,13 @@ pub fn shelf() -> Result<DirShelf> {
 /// As [`DirShelf::open_existing`].
 pub fn shelf_if_any() -> Result<Option<DirShelf>> {
     DirShelf::open_existing(&AbsPath::fixed(STATE), &AbsPath::fixed(LOCK))
+}
+
+/// True where [`STATE`], or what it will be made in, is a file system in memory: tmpfs(5), or ramfs.
+pub fn is_in_memory() -> bool {
+    const RAMFS: nix::sys::statfs::FsType = nix::sys::statfs::FsType(0x8584_58f6);
+    let kinds = Path::new(STATE).ancestors().find_map(|path| nix::sys::statfs::statfs(path).ok());
+    kinds.is_some_and(|found| [nix::sys::statfs::TMPFS_MAGIC, RAMFS].contains(&found.filesystem_type()))
 }
 
 /// Opens the audit log.

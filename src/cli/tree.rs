@@ -11,7 +11,7 @@ use crate::target::sandbox::{Options, Sandbox};
 use crate::types::AbsPath;
 
 use super::agent::{Act, Order, Question, Records};
-use super::args::{ApplyArgs, LiveArgs, LogVerb, Verb};
+use super::args::{ApplyArgs, LiveArgs, Verb};
 use super::job::Job;
 use super::live::agree;
 use super::talk::{absolute, talk};
@@ -231,7 +231,7 @@ pub fn records(verb: &Verb, dir: &Path, leave_out: &[AbsPath], terminal: &mut Te
     let (records, yes) = match verb {
         Verb::History => (Records::History, false),
         Verb::Show(args) => (Records::Show(args.run.clone()), false),
-        Verb::Log(args) => (Records::Log(matches!(args.verb, Some(LogVerb::Verify))), false),
+        Verb::Log(args) => (Records::Log(args.verb), false),
         Verb::Rollback(args) => (Records::Rollback { run: args.run.clone(), force: args.force }, args.live.yes),
         _ => return Ok(None),
     };

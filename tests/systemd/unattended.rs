@@ -36,6 +36,11 @@ fn nobody_there_is_refused() {
     let args = ["apply", "--yes", "--accept-evidence", "l2", "--identity", "/root/identity", "/root/play/from.yml"];
     let done = machine.keyward(&args);
     assert!(done.code == 5 && done.stderr.contains("nobody is known to hold a key"), "{done:?}");
+    // A journal that is gone after a reboot undoes nothing.
+    machine.sh("mkdir -m 700 -p /var/lib/keyward; mount -t tmpfs -o mode=700 tmpfs /var/lib/keyward").ok();
+    let done = machine.keyward(&["apply", "--yes", "--confirm-within", "30s", "/root/play/first.yml"]);
+    assert!(done.code == 5 && done.stderr.contains("does not outlive a reboot"), "{done:?}");
+    machine.sh("umount /var/lib/keyward").ok();
     assert_eq!(machine.sh("id deploy").code, 1, "nothing was changed");
 }
 

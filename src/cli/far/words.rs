@@ -137,8 +137,10 @@ pub fn of(verb: &Verb, global: &Global, window: Option<Duration>) -> Result<Vec<
         }
         Verb::Log(args) => {
             add("log");
-            if args.verb == Some(LogVerb::Verify) {
-                add("verify");
+            match args.verb {
+                Some(LogVerb::Verify) => add("verify"),
+                Some(LogVerb::Export) => add("export"),
+                None => {}
             }
         }
         Verb::Uninstall(args) => {
