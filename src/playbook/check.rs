@@ -22,22 +22,21 @@ pub(super) struct Checker<'l> {
     pub spots: Vec<Spot>,
     /// Files read, by name, so that none is read twice.
     pub files: BTreeMap<String, Result<String, Failure>>,
-    /// Missing keys are not reported: the text could be read in part only.
-    pub partial: bool,
 }
 
 impl<'l> Checker<'l> {
     pub fn new(loader: &'l dyn Loader) -> Self {
-        Self { loader, spots: Vec::new(), files: BTreeMap::new(), partial: false }
+        Self { loader, spots: Vec::new(), files: BTreeMap::new() }
     }
 
-    /// True when `node` alone has no fault.
-    pub fn is_sound(&self, node: &Node, schema: &Value) -> bool {
-        let mut alone = Self { loader: self.loader, spots: Vec::new(), files: self.files.clone(), partial: false };
-        !node.is_broken() && {
-            alone.check(node, schema);
-            alone.spots.is_empty()
+    /// The value of `node` when it has no fault. What it has is reported elsewhere, and not here.
+    pub fn alone(&mut self, node: &Node, schema: &Value) -> Option<Value> {
+        if node.is_broken() {
+            return None;
         }
+        let before = std::mem::take(&mut self.spots);
+        let value = self.check(node, schema);
+        std::mem::replace(&mut self.spots, before).is_empty().then_some(value)
     }
 
     fn add(&mut self, at: At, what: impl Into<String>, hint: impl Into<String>) {
@@ -86,7 +85,9 @@ impl<'l> Checker<'l> {
             schema.get("additionalProperties").filter(|extra| extra.is_object() || **extra == Value::Bool(true));
         let absent: Vec<&str> = properties.keys().map(String::as_str).filter(|name| node.get(name).is_none()).collect();
         let (mut out, mut meant) = (Map::new(), Vec::new());
-        for entry in node.entries() {
+        // What is missing may stand where the text could not be read.
+        let whole = node.entries().iter().all(|entry| !entry.is_lost());
+        for entry in node.entries().iter().filter(|entry| !entry.is_lost()) {
             match properties.get(&entry.key).or(extra) {
                 Some(sub) if sub.get(super::JUDGED).is_some() => {}
                 Some(sub) => {
@@ -98,7 +99,7 @@ impl<'l> Checker<'l> {
         }
         for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
             // A misspelt key is one fault, not two.
-            if absent.contains(&name) && !meant.iter().any(|word| word == name) && !self.partial {
+            if absent.contains(&name) && !meant.iter().any(|word| word == name) && whole {
                 let sub = properties.get(name).unwrap_or(&Value::Null);
                 self.add(node.at, format!("'{name}' is missing"), format!("add {name}: {}", sample(sub)));
             }

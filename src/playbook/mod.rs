@@ -3,6 +3,7 @@
 //!
 //! `text -> Node (places) -> joined with its parents -> Document (valid) -> Tasks`
 
+mod beside;
 mod builtin;
 mod check;
 mod explain;
@@ -69,16 +70,15 @@ pub fn load(name: &str, registry: &'static [Kind], loader: &dyn Loader) -> Resul
     let schema = schema(registry);
     let walked = without_core_lists(&schema);
     let mut checker = Checker::new(loader);
-    checker.partial = report.partial;
     let values = checker.check(&root, &walked);
     report.spots.append(&mut checker.spots);
     let clean = report.spots.is_empty();
     let Value::Object(values) = values else { return Err(report.finish()) };
     let document = Document(values.into_iter().collect());
-    report.spots.extend(rules::judge(&document, &root, &schema, clean));
-    // What is sound is judged by its resource even if something else is not, so that one run tells everything.
-    let sound = |node: &Node, schema: &Value| clean || checker.is_sound(node, schema);
-    let tasks = tasks(registry, &document, &root, &sound, &walked, &mut report);
+    // What is sound is judged even if something else is not, so that one run tells everything.
+    report.spots.extend(rules::judge(&mut checker, &root, &walked));
+    let walk = Walk { registry, document: &document, root: &root, schema: &walked, clean };
+    let tasks = walk.tasks(&mut checker, &mut report);
     if !report.spots.is_empty() {
         return Err(report.finish());
     }
@@ -110,38 +110,45 @@ fn digest(sources: &[LoadedFile]) -> String {
     sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Makes the tasks; faults of resources and double claims go to the report.
-fn tasks(
+/// A playbook that was walked along the schema.
+struct Walk<'w> {
     registry: &'static [Kind],
-    document: &Document,
-    root: &Node,
-    sound: &dyn Fn(&Node, &Value) -> bool,
-    schema: &Value,
-    report: &mut Report,
-) -> Vec<Box<dyn Task>> {
-    let mut made: Vec<Box<dyn Task>> = Vec::new();
-    let mut owners: BTreeMap<Claim, (At, &'static str)> = BTreeMap::new();
-    for kind in registry {
-        let shape = shape(kind, schema);
-        for (value, node) in wishes(kind, document, root) {
-            if !sound(node, shape) {
-                continue;
-            }
-            match (kind.task)(value, document) {
-                Ok(None) => {}
-                Ok(Some(task)) => {
-                    claim(task.as_ref(), node.at, &mut owners, report);
-                    made.push(task);
+    document: &'w Document,
+    root: &'w Node,
+    schema: &'w Value,
+    /// No fault was found.
+    clean: bool,
+}
+
+impl Walk<'_> {
+    /// Makes the tasks; faults of resources and double claims go to the report.
+    fn tasks(&self, checker: &mut Checker<'_>, report: &mut Report) -> Vec<Box<dyn Task>> {
+        let mut made: Vec<Box<dyn Task>> = Vec::new();
+        let mut owners: BTreeMap<Claim, (At, &'static str)> = BTreeMap::new();
+        for kind in self.registry {
+            let shape = shape(kind, self.schema);
+            for (value, node) in wishes(kind, self.document, self.root) {
+                if !self.clean && checker.alone(node, shape).is_none() {
+                    let faults = |value: &Value| (kind.task)(value, self.document).err().unwrap_or_default();
+                    report.spots.extend(beside::judge(checker, node, shape, &faults));
+                    continue;
                 }
-                Err(faults) => report.spots.extend(faults.into_iter().map(|fault| Spot {
-                    at: node.find(&fault.path),
-                    what: fault.what,
-                    hint: fault.hint,
-                })),
+                match (kind.task)(value, self.document) {
+                    Ok(None) => {}
+                    Ok(Some(task)) => {
+                        claim(task.as_ref(), node.at, &mut owners, report);
+                        made.push(task);
+                    }
+                    Err(faults) => report.spots.extend(faults.into_iter().map(|fault| Spot {
+                        at: node.find(&fault.path),
+                        what: fault.what,
+                        hint: fault.hint,
+                    })),
+                }
             }
         }
+        made
     }
-    made
 }
 
 /// The schema of one wish of a kind.

@@ -50,6 +50,18 @@ pub(super) struct Entry {
     pub value: Node,
 }
 
+impl Entry {
+    /// Stands for keys that could not be read; no key of a playbook is empty.
+    const fn lost(at: At) -> Self {
+        Self { key: String::new(), key_at: at, value: Node { at, data: Data::Broken } }
+    }
+
+    /// True when it stands for keys that could not be read.
+    pub const fn is_lost(&self) -> bool {
+        self.key.is_empty()
+    }
+}
+
 impl Node {
     /// True when a fault below was reported already, so that the value is not what the user wrote.
     pub fn is_broken(&self) -> bool {
@@ -59,6 +71,11 @@ impl Node {
             Data::List(items) => items.iter().any(Node::is_broken),
             Data::Map(entries) => entries.iter().any(|entry| entry.value.is_broken()),
         }
+    }
+
+    /// How many values it holds, itself among them.
+    pub fn size(&self) -> usize {
+        1 + self.items().iter().chain(self.entries().iter().map(|entry| &entry.value)).map(Self::size).sum::<usize>()
     }
 
     /// The entries of a mapping.
@@ -298,7 +315,7 @@ impl Builder<'_> {
                     let name = key_name(self.report, node);
                     *key = Some((name, at));
                 }
-                Some((None, _)) => {}
+                Some((None, at)) => entries.push(Entry::lost(at)),
                 Some((Some(name), key_at)) => {
                     if let Some(line) = seen.get(&name) {
                         let what = format!("'{}' is here twice, first on line {line}", shown(&name));
@@ -312,13 +329,19 @@ impl Builder<'_> {
         }
     }
 
-    /// Ends what is open, so that the part that could be read is judged.
+    /// Ends what is open, so that the part that could be read is judged; that something is missing stays known.
     fn close(&mut self) {
         self.report.partial = true;
         while let Some(frame) = self.stack.pop() {
             let node = match frame {
-                Frame::List { at, items } => Node { at, data: Data::List(items) },
-                Frame::Map { at, entries, .. } => Node { at, data: Data::Map(entries) },
+                Frame::List { at, mut items } => {
+                    items.push(Node { at, data: Data::Broken });
+                    Node { at, data: Data::List(items) }
+                }
+                Frame::Map { at, mut entries, .. } => {
+                    entries.push(Entry::lost(at));
+                    Node { at, data: Data::Map(entries) }
+                }
             };
             self.value(node);
         }

@@ -2,20 +2,21 @@
 
 use serde_json::Value;
 
+use super::beside;
+use super::check::Checker;
 use super::node::Node;
 use super::source::Spot;
-use crate::resource::Document;
+use crate::resource::{Document, Fault};
 
-/// The faults of a document; `root` gives the places. Of one that is not `clean` only what cannot follow from its other
-/// faults.
-pub(super) fn judge(document: &Document, root: &Node, schema: &Value, clean: bool) -> Vec<Spot> {
+/// The faults of the playbook as a whole, by what is sound of it.
+pub(super) fn judge(checker: &mut Checker<'_>, root: &Node, schema: &Value) -> Vec<Spot> {
     let mut spots = Vec::new();
     twins(root, &mut spots);
-    if !clean {
-        return spots;
-    }
-    ways_in(document, root, &mut spots);
-    passwords_off(document, root, schema, &mut spots);
+    spots.extend(beside::judge(checker, root, schema, &|value| {
+        let sections = value.as_object().cloned().unwrap_or_default();
+        let document = Document(sections.into_iter().collect());
+        ways_in(&document).into_iter().chain(passwords_off(&document, schema)).collect()
+    }));
     spots
 }
 
@@ -43,34 +44,29 @@ fn has_keys(user: &Value) -> bool {
     user.get("authorized_keys").and_then(Value::as_array).is_some_and(|keys| !keys.is_empty())
 }
 
-fn ways_in(document: &Document, root: &Node, spots: &mut Vec<Spot>) {
-    let (Some(wanted), Some(node)) = (document.section("min_ways_in").as_u64(), root.get("min_ways_in")) else {
-        return;
-    };
+fn ways_in(document: &Document) -> Option<Fault> {
+    let wanted = document.section("min_ways_in").as_u64()?;
     let have = admins(document).len();
-    if wanted > have as u64 {
-        spots.push(Spot {
-            at: node.at,
-            what: format!("{wanted} ways in are asked for, the playbook has {have} users with admin: true"),
-            hint: "lower min_ways_in, or give more users admin: true and authorized_keys".to_owned(),
-        });
-    }
+    (wanted > have as u64).then(|| {
+        Fault::new(
+            "min_ways_in",
+            format!("{wanted} ways in are asked for, the playbook has {have} users with admin: true"),
+            "lower min_ways_in, or give more users admin: true and authorized_keys",
+        )
+    })
 }
 
-fn passwords_off(document: &Document, root: &Node, schema: &Value, spots: &mut Vec<Spot>) {
-    let Some(ssh) = root.get("ssh") else { return };
-    let given = document.section("ssh").get("password_authentication");
+fn passwords_off(document: &Document, schema: &Value) -> Option<Fault> {
+    let ssh = document.section("ssh");
     let usual = schema.pointer("/properties/ssh/properties/password_authentication/default");
-    if given.or(usual) != Some(&Value::Bool(false)) || admins(document).iter().any(|user| has_keys(user)) {
-        return;
+    let off = ssh.get("password_authentication").or(usual) == Some(&Value::Bool(false));
+    if ssh.is_null() || !off || admins(document).iter().any(|user| has_keys(user)) {
+        return None;
     }
     let hint = match admins(document).first().and_then(|user| user.get("name")).and_then(Value::as_str) {
         Some(name) => format!("give {name} a key: authorized_keys: [ {{ file: {name}.pub }} ]"),
         None => "add a user with admin: true and authorized_keys".to_owned(),
     };
-    spots.push(Spot {
-        at: ssh.find("password_authentication"),
-        what: "passwords are turned off, and no user with admin: true has a key: nobody could log in".to_owned(),
-        hint,
-    });
+    let what = "passwords are turned off, and no user with admin: true has a key: nobody could log in";
+    Some(Fault::new("ssh.password_authentication", what, hint))
 }

@@ -21,7 +21,7 @@ impl Vars {
         if matches!(vars.data, Data::Scalar(_) | Data::List(_)) {
             report.add(vars.at, "vars is a mapping of names to values", "write vars: { admin: deploy }");
         }
-        for entry in vars.entries() {
+        for entry in vars.entries().iter().filter(|entry| !entry.is_lost()) {
             if !is_name(&entry.key) {
                 let hint = "a name is a-z or '_', then a-z, 0-9 and '_'";
                 report.add(entry.key_at, format!("'{}' cannot be the name of a variable", shown(&entry.key)), hint);

@@ -13,11 +13,13 @@ struct Row {
     format: &'static str,
     about: &'static str,
     sample: &'static str,
+    /// Texts that pass the check and differ in what they mean.
+    right: &'static [&'static str],
     check: fn(&str) -> Result<(), Invalid>,
 }
 
-const fn row<W: Word>(sample: &'static str) -> Row {
-    Row { format: W::FORMAT, about: W::ABOUT, sample, check: parse::<W> }
+const fn row<W: Word>(sample: &'static str, right: &'static [&'static str]) -> Row {
+    Row { format: W::FORMAT, about: W::ABOUT, sample, right, check: parse::<W> }
 }
 
 fn parse<W: Word>(text: &str) -> Result<(), Invalid> {
@@ -25,16 +27,22 @@ fn parse<W: Word>(text: &str) -> Result<(), Invalid> {
 }
 
 const ROWS: &[Row] = &[
-    row::<UserName>("deploy"),
-    row::<GroupName>("sudo"),
-    row::<PlainText>("\"some text\""),
-    row::<Cidr>("198.51.100.0/24"),
-    row::<AbsPath>("/home/deploy"),
-    row::<Mode>("\"0600\""),
-    row::<PublicKey>("\"ssh-ed25519 AAAA... ops@laptop\""),
-    row::<SudoCommand>("/usr/bin/systemctl restart nginx"),
-    row::<PasswordHash>("\"$y$...\", made with: mkpasswd --method=yescrypt"),
+    row::<UserName>("deploy", &["deploy", "root"]),
+    row::<GroupName>("sudo", &["sudo", "users"]),
+    row::<PlainText>("\"some text\"", &["some text"]),
+    row::<Cidr>("198.51.100.0/24", &["198.51.100.0/24"]),
+    row::<AbsPath>("/home/deploy", &["/home/deploy"]),
+    row::<Mode>("\"0600\"", &["0600"]),
+    row::<PublicKey>("\"ssh-ed25519 AAAA... ops@laptop\"", &[KEY]),
+    row::<SudoCommand>("/usr/bin/systemctl restart nginx", &["/usr/bin/systemctl restart nginx"]),
+    row::<PasswordHash>("\"$y$...\", made with: mkpasswd --method=yescrypt", &[HASH]),
 ];
+
+/// A public key that keyward accepts; its private half is nowhere.
+pub(super) const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINOt8f+KUKt6rWlxvYCoNbgloKYTuu1hUtqVzF7yQrVF ops@laptop";
+/// A password hash that keyward accepts, of no password.
+const HASH: &str = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7";
 
 /// Judges `text` by the rule of `format`; `None` when the format has no rule here.
 pub(super) fn check(format: &str, text: &str) -> Option<Result<(), Invalid>> {
@@ -58,4 +66,21 @@ pub(super) fn sample(schema: &Value) -> String {
         return "deploy.pub".to_owned();
     }
     ROWS.iter().find(|row| row.format == format).map_or("\"...\"", |row| row.sample).to_owned()
+}
+
+/// Texts that pass the rule of `format`.
+pub(super) fn right(format: &str) -> &'static [&'static str] {
+    ROWS.iter().find(|row| row.format == format).map_or(&[], |row| row.right)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_right_words_are_right() {
+        for row in ROWS {
+            assert!(!row.right.is_empty() && row.right.iter().all(|text| (row.check)(text).is_ok()), "{}", row.format);
+        }
+    }
 }

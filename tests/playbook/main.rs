@@ -155,6 +155,29 @@ fn what_is_sound_is_judged_by_its_resource_even_beside_other_faults() {
     assert_eq!(lines, [2, 3]);
 }
 
+/// Each block of `together.txt`: exactly the faults that it names.
+#[test]
+fn all_faults_of_a_section_are_told_and_none_that_only_follows() {
+    let blocks = cases::blocks("together.txt");
+    assert!(blocks.len() >= 25, "only {}", blocks.len());
+    let mut wrong = Vec::new();
+    for (head, text) in blocks {
+        let (_, wanted) = head.split_once(" | ").unwrap();
+        let wanted: Vec<(usize, &str)> = wanted
+            .split("; ")
+            .map(|one| one.split_once(": ").map(|(line, words)| (line.parse().unwrap(), words)).unwrap())
+            .collect();
+        let faults = faults(&text);
+        let told = |(item, (line, words)): (&playbook::Located, &(usize, &str))| {
+            item.line == *line && item.what.contains(words) && !item.hint.is_empty()
+        };
+        if faults.items.len() != wanted.len() || !faults.items.iter().zip(&wanted).all(told) {
+            wrong.push(format!("== {head}\n{faults}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
 #[test]
 fn crlf_and_a_byte_order_mark_change_nothing() {
     let plain = load(&cases::full()).unwrap_or_else(|faults| panic!("{faults}"));
