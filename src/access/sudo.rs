@@ -1,7 +1,7 @@
 //! What sudo allows an account, by the files of its policy: the last rule that matches decides.
 
 use crate::error::Result;
-use crate::facts::sudo_policy::Policy;
+use crate::facts::sudo_policy::{Policy, SUDO};
 use crate::formats::accounts::PasswdEntry;
 use crate::formats::sudoers::{Item, Matching, Subject};
 use crate::outcome::ways::Sudo;
@@ -23,7 +23,7 @@ pub struct May {
 impl Rules {
     /// Reads the files.
     pub fn new(look: &Look<'_>) -> Self {
-        let there = look.probe.has_program("/usr/bin/sudo");
+        let there = look.probe.has_program(SUDO);
         Self(there.then(|| Policy::read(look.probe).map_err(|failure| failure.line())))
     }
 

@@ -7,8 +7,12 @@ use crate::formats::sudoers::{self, Allowed, Item, Line, Matching, Subject};
 use crate::host::{Actor, FileKind, Probe, Staged};
 use crate::types::AbsPath;
 
+/// sudo itself.
+pub const SUDO: &str = "/usr/bin/sudo";
 /// The main file.
 pub const MAIN: &str = "/etc/sudoers";
+/// The main file that sudo-rs reads in its place, where there is one.
+const REWRITE_MAIN: &str = "/etc/sudoers-rs";
 /// The directory that keyward writes to.
 pub const DIRECTORY: &str = "/etc/sudoers.d";
 
@@ -30,6 +34,9 @@ pub struct Policy {
     pub lines: Vec<Placed>,
     /// True when the main file reads [`DIRECTORY`].
     pub reads_directory: bool,
+    /// The host's sudo is sudo-rs, the rewrite in Rust: it knows fewer settings, passes over lines that it does not
+    /// understand, and lists what it grants in words of its own.
+    pub rewrite: bool,
 }
 
 /// A line with its file and its place in the order.
@@ -90,12 +97,19 @@ impl Policy {
     /// # Errors
     /// When a file cannot be read.
     pub fn read(probe: &dyn Probe) -> Result<Self> {
-        let mut policy = Self::default();
-        let main = AbsPath::fixed(MAIN);
+        let mut policy = Self { rewrite: is_rewrite(probe)?, ..Self::default() };
+        let own = AbsPath::fixed(REWRITE_MAIN);
+        let has_own = policy.rewrite && probe.meta(&own, &Actor::Root)?.is_some();
+        let main = if has_own { own } else { AbsPath::fixed(MAIN) };
         if probe.meta(&main, &Actor::Root)?.is_some() {
             policy.follow(probe, &main, DEPTH, None)?;
         }
         Ok(policy)
+    }
+
+    /// The file that is read first.
+    pub fn main(&self) -> AbsPath {
+        self.files.first().map_or(AbsPath::fixed(MAIN), |file| file.path.clone())
     }
 
     fn follow(&mut self, probe: &dyn Probe, path: &AbsPath, depth: usize, within: Option<&str>) -> Result<()> {
@@ -234,6 +248,17 @@ fn overlap(ours: &str, other: &str) -> bool {
         || program(ours) == program(other)
 }
 
+/// True when sudo is sudo-rs, found by where the name leads, without starting it.
+fn is_rewrite(probe: &dyn Probe) -> Result<bool> {
+    for path in [SUDO, "/etc/alternatives/sudo"] {
+        let target = probe.link(&AbsPath::fixed(path))?.unwrap_or_default();
+        if target.contains("sudo-rs") || target.contains("/cargo/") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// An include's path: relative to the file that names it.
 fn resolve(from: &AbsPath, target: &str) -> Option<AbsPath> {
     use crate::types::Word;
@@ -251,8 +276,11 @@ fn drop_ins(probe: &dyn Probe, directory: &AbsPath) -> Result<Vec<AbsPath>> {
         let Some(path) = directory.join(&name).ok().filter(|_| sudoers::is_read(&name)) else { continue };
         let Some(meta) = probe.meta(&path, &Actor::Root)? else { continue };
         match meta.kind {
-            // sudo passes over what is not root's or what others can write (with a message nobody sees).
-            FileKind::File if meta.uid == 0 && meta.mode & 0o022 == 0 => files.push(path),
+            // sudo passes over what is not root's or what others can write (with a message nobody sees); root's own
+            // group may write it.
+            FileKind::File if meta.uid == 0 && meta.mode & 0o002 == 0 && (meta.mode & 0o020 == 0 || meta.gid == 0) => {
+                files.push(path);
+            }
             FileKind::Link => files.push(path),
             _ => {}
         }

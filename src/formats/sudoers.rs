@@ -98,6 +98,11 @@ impl SudoCommand {
         self.0.split(' ').next().unwrap_or_default()
     }
 
+    /// Program and arguments, as they are typed.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        self.0.split(' ').filter(|word| *word != "\"\"")
+    }
+
     /// True when any argument may be given.
     pub fn takes_any_arguments(&self) -> bool {
         !self.0.contains(' ')

@@ -206,17 +206,17 @@ const CASES: [(&str, Held); 50] = [
     ),
     (
         "sudoers: syntax error, alias clash, missing newline, mode, dotted name, requiretty",
-        Partly(
-            &[
-                ACCOUNTS,
-                "tests/cases/accounts/sudo-broken-set.txt",
-                "tests/cases/accounts/sudo-alias-neighbour.txt",
-                "tests/cases/accounts/sudo-last-line.txt",
-                "tests/cases/accounts/sudo-requiretty.txt",
-                "tests/cases/accounts/dotted-name.txt",
-            ],
-            "sudo-rs is in no lab tree",
-        ),
+        By(&[
+            ACCOUNTS,
+            "tests/cases/accounts/sudo-broken-set.txt",
+            "tests/cases/accounts/sudo-alias-neighbour.txt",
+            "tests/cases/accounts/sudo-last-line.txt",
+            "tests/cases/accounts/sudo-requiretty.txt",
+            "tests/cases/accounts/sudo-rs-requiretty.txt",
+            "tests/cases/accounts/sudo-rs-netgroup.txt",
+            "tests/cases/accounts/sudo-rs-commands.txt",
+            "tests/cases/accounts/dotted-name.txt",
+        ]),
     ),
     (
         "root is refused before the new administrator is proven",

@@ -11,6 +11,8 @@ stamp=$lab/$suite.stamp
 packages=openssh-server,sudo,ufw,iproute2,iptables,systemd-sysv,dbus,procps
 base=${suite%-bare}
 [ "$base" = "$suite" ] || packages=ca-certificates
+# sudo's rewrite lies beside sudo where Debian has it; a test that wants it makes it the host's sudo.
+case $suite in trixie | sid) packages=$packages,sudo-rs ;; esac
 want="v2 $packages"
 
 mirror() {

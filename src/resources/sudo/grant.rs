@@ -9,7 +9,7 @@ use crate::host::{Actor, Command, FileKind, Node, Owner, Probe};
 use crate::resource::Planned;
 use crate::types::{AbsPath, UserName, Word};
 
-use super::{Desired, Grant, Observed, Program, VISUDO};
+use super::{Desired, Grant, Observed, Program};
 use crate::facts::sudo_policy::{DIRECTORY, Deciding, File, MAIN, Policy};
 
 /// Beginnings of the file's name, in the order in which they are tried: it must be read after what would cancel it.
@@ -150,7 +150,7 @@ fn text(desired: &Desired, grant: &Grant, observed: &Observed, file: &str) -> Re
     let name = desired.name.as_str();
     let mut text = String::new();
     let others = observed.policy.without(&paths(&desired.name));
-    if let Some((place, order)) = others.flag_on("requiretty", &observed.subject).filter(|_| !observed.rewrite) {
+    if let Some((place, order)) = others.flag_on("requiretty", &observed.subject).filter(|_| !observed.policy.rewrite) {
         if order.is_after(file) {
             return Err(Failure::refused(place, "Defaults requiretty: sudo refuses to work without a terminal")
                 .why("it stands after keyward's file, so it cannot be lifted there")
@@ -192,7 +192,8 @@ fn choose(desired: &Desired, grant: &Grant, observed: &Observed) -> Result<AbsPa
         return Ok(path.clone());
     }
     let last = against.iter().rev().find(|rule| own.last().is_some_and(|path| rule.order.is_after(path.file_name())));
-    let (place, understood) = last.map_or((MAIN, true), |rule| (rule.place.as_str(), rule.commands.is_some()));
+    let main = observed.policy.main();
+    let (place, understood) = last.map_or((main.as_str(), true), |rule| (rule.place.as_str(), rule.commands.is_some()));
     let what = if understood {
         format!("this rule comes last and cancels what {} is to get", desired.name.as_str())
     } else {
@@ -200,7 +201,7 @@ fn choose(desired: &Desired, grant: &Grant, observed: &Observed) -> Result<AbsPa
     };
     Err(Failure::refused(place, what)
         .why("the last rule that matches decides")
-        .hint(format!("move it before the line '@includedir {DIRECTORY}' of {MAIN}, with: visudo")))
+        .hint(format!("move it before the line '@includedir {DIRECTORY}' of {main}, with: visudo")))
 }
 
 /// The main file with the directory read at its end, when it is not yet.
@@ -208,19 +209,20 @@ fn main_text(desired: &Desired, observed: &Observed) -> Result<Option<String>> {
     if observed.policy.reads_directory {
         return Ok(None);
     }
-    let own = paths(&desired.name);
+    let (own, path) = (paths(&desired.name), observed.policy.main());
+    let main = path.as_str();
     if let Some(sleeping) = observed.dormant.iter().find(|path| !own.contains(path)) {
-        return Err(Failure::refused(MAIN, format!("it does not read {DIRECTORY}"))
+        return Err(Failure::refused(main, format!("it does not read {DIRECTORY}"))
             .why(format!("reading it would put {sleeping} in force, which sudo passes over today"))
-            .hint(format!("move that file away, or add at the end of {MAIN}, with visudo: @includedir {DIRECTORY}")));
+            .hint(format!("move that file away, or add at the end of {main}, with visudo: @includedir {DIRECTORY}")));
     }
-    let Some(main) = observed.policy.files.first() else {
-        return Err(Failure::refused(MAIN, "the file is missing")
+    let Some(file) = observed.policy.files.first() else {
+        return Err(Failure::refused(main, "the file is missing")
             .hint("get it back: apt-get install --reinstall -o Dpkg::Options::=--force-confmiss sudo"));
     };
-    let Ok(text) = String::from_utf8(main.content.clone()) else {
+    let Ok(text) = String::from_utf8(file.content.clone()) else {
         return Err(Failure::refused(
-            MAIN,
+            main,
             "it does not read /etc/sudoers.d, and it is not UTF-8, so no line is added",
         )
         .hint(format!("add at its end, with visudo: @includedir {DIRECTORY}")));
@@ -229,39 +231,54 @@ fn main_text(desired: &Desired, observed: &Observed) -> Result<Option<String>> {
     Ok(Some(format!("{text}{newline}@includedir {DIRECTORY}\n")))
 }
 
-fn files(candidate: &Candidate) -> Vec<File> {
+fn files(candidate: &Candidate, policy: &Policy) -> Vec<File> {
     let mut files = vec![File { path: candidate.path.clone(), content: candidate.text.clone().into_bytes() }];
     if let Some(main) = &candidate.main {
-        files.push(File { path: AbsPath::fixed(MAIN), content: main.clone().into_bytes() });
+        files.push(File { path: policy.main(), content: main.clone().into_bytes() });
     }
     files
 }
 
-fn gate(candidate: &Candidate, policy: &Policy) -> Gate {
-    let mut rest = policy.clone();
+fn gate(candidate: &Candidate, observed: &Observed) -> Gate {
+    let mut rest = observed.policy.clone();
     rest.files.retain(|file| !candidate.stale.contains(&file.path));
     Gate {
         what: "visudo -c on the whole set".to_owned(),
-        staged: rest.staged(&files(candidate)),
-        command: Command::new([VISUDO, "-c", "-f", "{stage}/etc/sudoers"]),
+        staged: rest.staged(&files(candidate, &rest)),
+        command: Command::new([observed.visudo, "-c", "-f", &format!("{{stage}}{}", rest.main())]),
         expect: Expect::Success,
     }
 }
 
 /// Asks visudo about the candidate while nothing is changed yet.
-pub fn check(candidate: &Candidate, policy: &Policy, probe: &dyn Probe) -> Result<()> {
-    let gate = gate(candidate, policy);
+pub fn check(candidate: &Candidate, observed: &Observed, probe: &dyn Probe) -> Result<()> {
+    let gate = gate(candidate, observed);
     let answer = probe.ask_staged(&gate.staged, &gate.command)?;
     if answer.ok() {
         return Ok(());
     }
-    let before = probe.ask(&Command::new([VISUDO, "-c"]))?;
-    let (what, hint) = if before.ok() {
-        ("visudo refuses the set with keyward's rule", "see what clashes: visudo -c")
-    } else {
-        ("the sudoers set is broken already", "repair it with: visudo")
+    let before = probe.ask(&Command::new([observed.visudo, "-c"]))?;
+    if before.ok() {
+        return Err(Failure::refused(observed.policy.main().as_str(), "visudo refuses the set with keyward's rule")
+            .why(answer.last_line())
+            .hint("see what clashes: visudo -c"));
+    }
+    let what = "the sudoers set is broken already";
+    let Some((file, line, why)) = complaint(&before.stderr).or_else(|| complaint(&before.stdout)) else {
+        return Err(Failure::refused(MAIN, what).why(before.last_line()).hint("repair it with: visudo"));
     };
-    Err(Failure::refused(MAIN, what).why(answer.last_line()).hint(hint))
+    let what = if observed.policy.rewrite { "sudo-rs does not understand this line" } else { what };
+    Err(Failure::refused(format!("{file}:{line}"), what).why(why).hint(format!("repair it with: visudo -f {file}")))
+}
+
+/// The first place that visudo names, and what it says of it: `FILE:LINE:COLUMN: TEXT`.
+fn complaint(said: &str) -> Option<(&str, &str, &str)> {
+    said.lines().find_map(|line| {
+        let (place, text) = line.split_once(": ").filter(|(place, _)| place.starts_with('/'))?;
+        let mut parts = place.split(':');
+        let (file, number) = (parts.next()?, parts.next()?);
+        number.parse::<u32>().is_ok().then_some((file, number, text.strip_prefix("syntax error: ").unwrap_or(text)))
+    })
 }
 
 fn changes(desired: &Desired, grant: &Grant, observed: &Observed, candidate: &Candidate) -> Vec<Change> {
@@ -280,7 +297,7 @@ fn changes(desired: &Desired, grant: &Grant, observed: &Observed, candidate: &Ca
     let mut change = Change::new("sudo", format!("sudo:{name}:rule"), summary, stage, Risk::Access);
     let last = |text: &str| text.lines().last().unwrap_or("no rule").to_owned();
     change.differences.push(Difference::new(format!("users.{name}.sudo"), last(&candidate.text), last(&old)));
-    change.gates.push(gate(candidate, &observed.policy));
+    change.gates.push(gate(candidate, observed));
     let put = |path: &AbsPath, text: &str, mode| Step::Put {
         path: path.clone(),
         actor: Actor::Root,
@@ -293,8 +310,8 @@ fn changes(desired: &Desired, grant: &Grant, observed: &Observed, candidate: &Ca
     change.steps.push(put(&candidate.path, &candidate.text, MODE));
     change.diffs.push(TextDiff { path: candidate.path.clone(), before: old, after: candidate.text.clone() });
     if let Some(main) = &candidate.main {
-        let path = AbsPath::fixed(MAIN);
-        change.differences.push(Difference::new(MAIN, format!("reads {DIRECTORY}"), "does not"));
+        let path = observed.policy.main();
+        change.differences.push(Difference::new(path.as_str(), format!("reads {DIRECTORY}"), "does not"));
         change.steps.push(put(&path, main, observed.main_mode));
         let before = observed.policy.files.first().map(|file| String::from_utf8_lossy(&file.content).into_owned());
         change.diffs.push(TextDiff { path, before: before.unwrap_or_default(), after: main.clone() });
@@ -318,12 +335,13 @@ fn effective(desired: &Desired, grant: &Grant, observed: &Observed) -> Result<()
     let name = desired.name.as_str();
     let wanted: Vec<String> = match &grant.commands {
         None => vec!["ALL".to_owned()],
+        Some(_) if observed.policy.rewrite => observed.denied.clone(),
         Some(commands) => commands.iter().map(Word::text).collect(),
     };
     for command in &wanted {
         let last = listed.iter().rev().find(|allowed| allowed.command == *command || allowed.command == "ALL");
         let holds = last.is_some_and(|allowed| !allowed.forbidden && (allowed.nopasswd || !grant.nopasswd));
-        if !holds {
+        if observed.denied.contains(command) || !holds {
             return Err(Failure::refused(
                 format!("users.{name}.sudo"),
                 format!("sudo does not grant '{command}' although the rule is there"),
@@ -411,6 +429,18 @@ mod tests {
         found.policy = of(&[(MAIN, &format!("Defaults rootpw\n{MAIN_TEXT}"))]);
         found.policy.reads_directory = true;
         assert!(plan(&with_password, &found).unwrap_err().line().starts_with("/etc/sudoers:1: Defaults rootpw"));
+    }
+
+    #[test]
+    fn what_visudo_complains_of() {
+        let said =
+            "/etc/sudoers.d/10-x:2:10: syntax error: unknown setting: 'requiretty'\nDefaults requiretty\n  ^~~\n";
+        assert_eq!(complaint(said), Some(("/etc/sudoers.d/10-x", "2", "unknown setting: 'requiretty'")));
+        assert_eq!(
+            complaint("/etc/sudoers.d/10-x:1:16: syntax error\n"),
+            Some(("/etc/sudoers.d/10-x", "1", "syntax error"))
+        );
+        assert_eq!(complaint("/etc/sudoers: parsed OK\nvisudo: invalid sudoers file\n"), None);
     }
 
     #[test]

@@ -11,12 +11,12 @@ use serde::Deserialize;
 use crate::change::Claim;
 use crate::error::Result;
 use crate::facts::Facts;
-use crate::facts::sudo_policy::{self as policy, Policy};
+use crate::facts::sudo_policy::{self as policy, Policy, SUDO};
 use crate::formats::accounts::Records;
 use crate::formats::sudoers::{Allowed, Subject, SudoCommand, listed};
 use crate::host::{Actor, Command, FileKind, Meta, Probe};
 use crate::resource::{Document, Fault, Planned, Resource, Section};
-use crate::types::{AbsPath, GroupName, Password, UserName};
+use crate::types::{AbsPath, GroupName, Password, UserName, Word as _};
 
 /// The resource.
 pub struct Sudo;
@@ -59,8 +59,8 @@ pub struct Grant {
 pub struct Observed {
     /// False: sudo is not installed.
     installed: bool,
-    /// The rewrite in Rust, which knows fewer settings.
-    rewrite: bool,
+    /// The checker of the sudo that is in use.
+    visudo: &'static str,
     policy: Policy,
     /// /etc/sudoers.d is there.
     directory: bool,
@@ -75,6 +75,8 @@ pub struct Observed {
     has_password: bool,
     /// `sudo -l -U NAME`, when the account and the rule are there.
     listed: Option<Vec<Allowed>>,
+    /// Commands of the rule that sudo-rs, asked for each, does not grant.
+    denied: Vec<String>,
     /// Programs of the rule that are not there, or that others than root can change.
     programs: Vec<(String, Program)>,
 }
@@ -87,9 +89,10 @@ enum Program {
     Open(String),
 }
 
-/// sudo and its checker.
-const SUDO: &str = "/usr/bin/sudo";
+/// sudo's checker.
 const VISUDO: &str = "/usr/sbin/visudo";
+/// Those of sudo-rs: where sudo-rs is made the host's sudo, [`VISUDO`] may still be the other one's, or not be there.
+const REWRITE_VISUDO: [&str; 2] = ["/usr/bin/visudo-rs", "/usr/lib/cargo/bin/visudo"];
 
 impl Resource for Sudo {
     const NAME: &'static str = "sudo";
@@ -164,11 +167,13 @@ impl Resource for Sudo {
         if !probe.has_program(SUDO) || desired.name.is_root() {
             return Ok(Observed::default());
         }
-        let main = probe.meta(&AbsPath::fixed(policy::MAIN), &Actor::Root)?;
+        let set = Policy::read(probe)?;
+        let main = probe.meta(&set.main(), &Actor::Root)?;
+        let own = REWRITE_VISUDO.into_iter().find(|path| set.rewrite && probe.has_program(path));
         let mut found = Observed {
             installed: true,
-            rewrite: is_rewrite(probe)?,
-            policy: Policy::read(probe)?,
+            visudo: own.unwrap_or(VISUDO),
+            policy: set,
             directory: policy::check_directory(probe)?,
             main_mode: main.map_or(0o440, |meta| meta.mode),
             ..Observed::default()
@@ -190,11 +195,12 @@ impl Resource for Sudo {
         }
         match grant::candidate(desired, &found)? {
             // What visudo would refuse at the gate is better refused before the first change.
-            Some(candidate) => grant::check(&candidate, &found.policy, probe)?,
+            Some(candidate) => grant::check(&candidate, &found, probe)?,
             None if exists => {
                 let answer = probe.ask(&list(desired.name.as_str()))?;
                 // With `Defaults requiretty` sudo answers nobody without a terminal, not even root.
-                found.listed = (!answer.stderr.contains("tty")).then(|| listed(&answer.stdout));
+                found.listed = (!answer.stderr.contains("must have a tty")).then(|| listed(&answer.stdout));
+                found.ask_for_each(desired, &answer.stdout, probe)?;
             }
             None => {}
         }
@@ -236,6 +242,26 @@ impl Observed {
         self.has_password = shadow.is_some_and(|entry| !entry.hash.reveal().starts_with(['!', '*']));
         Ok(entry.is_some())
     }
+
+    /// Asks sudo-rs for each command of the rule: it lists them as where links lead and without what sudoers wants
+    /// escaped, so its list cannot be compared. It grants nothing that is not there, so that is not asked for.
+    fn ask_for_each(&mut self, desired: &Desired, list: &str, probe: &dyn Probe) -> Result<()> {
+        let Some(grant) = desired.sudo.as_ref().filter(|_| self.policy.rewrite) else { return Ok(()) };
+        let free =
+            !grant.nopasswd || list.lines().any(|line| line.starts_with("    (") && line.contains(") NOPASSWD: "));
+        for command in grant.commands.iter().flatten() {
+            if self.programs.iter().any(|(missing, _)| missing == command.program()) {
+                continue;
+            }
+            let target = grant.run_as.as_ref().map_or("root", UserName::as_str);
+            let words = command.words().map(str::to_owned);
+            let question = [SUDO, "-n", "-l", "-U", desired.name.as_str(), "-u", target, "--"].map(str::to_owned);
+            if !free || !probe.ask(&Command::new(question.into_iter().chain(words)))?.ok() {
+                self.denied.push(command.text());
+            }
+        }
+        Ok(())
+    }
 }
 
 fn locked_fault(path: &str) -> Fault {
@@ -246,20 +272,8 @@ fn locked_fault(path: &str) -> Fault {
     )
 }
 
-/// True for sudo-rs, found by where the name leads, without starting it.
-fn is_rewrite(probe: &dyn Probe) -> Result<bool> {
-    for path in [SUDO, "/etc/alternatives/sudo"] {
-        let target = probe.link(&AbsPath::fixed(path))?.unwrap_or_default();
-        if target.contains("sudo-rs") || target.contains("/cargo/") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 /// What makes a program unfit for a rule: whoever can change it, or a directory above it, would be root.
 fn program(path: &str, probe: &dyn Probe) -> Result<Option<Program>> {
-    use crate::types::Word;
     let Ok(path) = AbsPath::parse(path) else { return Ok(Some(Program::Missing)) };
     for place in std::iter::successors(Some(path.clone()), AbsPath::parent) {
         let Some(meta) = probe.meta(&place, &Actor::Root)? else { continue };
