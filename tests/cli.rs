@@ -205,6 +205,8 @@ fn a_full_standard_output_is_an_error() {
         &["completions", "bash"],
         &["schema", "--format", "json"],
         &["--help"],
+        &["lint", "playbooks/first-login.yml"],
+        &["lint", "playbooks/first-login.yml", "--format", "json"],
     ] {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let done = Command::new(KEYWARD).args(words).stdin(Stdio::null()).stdout(full).output().unwrap();
@@ -417,6 +419,21 @@ fn life(suite: &str) {
     let touched = moved(&applied_state, &bed.sh(state).ok().stdout);
     assert!(touched.is_empty(), "{suite}: a second apply wrote: {touched:?}");
     assert_eq!(bed.keyward(&["plan", PLAYBOOK]).code, 0, "{suite}");
+    // What only shows says when it could not; how a run ended stays its exit code.
+    for (words, code) in [
+        (&["plan", PLAYBOOK][..], 7),
+        (&["plan", PLAYBOOK, "--format", "json"], 7),
+        (&["access"], 7),
+        (&["history"], 7),
+        (&["apply", PLAYBOOK, "--yes", ACCEPT], 0),
+    ] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let done = bed.sandbox.agent().unwrap().args(words).stdin(Stdio::null()).stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(code), "{suite}: {words:?}: {said}");
+        let told = said.contains("error: standard output: cannot be written");
+        assert_eq!(told, code == 7, "{suite}: {words:?}: {said}");
+    }
 
     let history = events(&bed.keyward(&["history", "--format", "json"]));
     let Event::Run { run, exit: Some(Exit::AsAsked), .. } = &history[0] else { panic!("{suite}: {history:?}") };
@@ -432,6 +449,9 @@ fn life(suite: &str) {
     assert_eq!(undone.code, 0, "{suite}: {undone:?}");
     let touched = moved(&blank, &bed.sh(CONTENT).ok().stdout);
     assert!(touched.is_empty(), "{suite}: not as before: {touched:?}");
+    // What was undone is long over: it is what was asked for, and no progress.
+    let shown = bed.keyward(&["show", run]).ok();
+    assert!(shown.stdout.contains("  undone   ") && shown.stderr.is_empty(), "{suite}: {shown:?}");
 
     assert_eq!(bed.keyward(&["uninstall"]).code, 5, "{suite}: no yes");
     bed.keyward(&["uninstall", "--yes"]).ok();

@@ -72,9 +72,12 @@ fn judge(policy: &Policy, subject: &Subject) -> Sudo {
     sudo
 }
 
-/// `Defaults !authenticate` for the account: NOPASSWD by another name.
+/// `Defaults !authenticate` for the account: NOPASSWD by another name. sudo-rs does not know it, and passes it over.
 fn never_asks(policy: &Policy, subject: &Subject) -> bool {
     let mut off = false;
+    if policy.rewrite {
+        return off;
+    }
     for placed in &policy.lines {
         let Item::Defaults { users, settings } = &placed.line.item else { continue };
         let none = |_: &str| None;
@@ -112,7 +115,9 @@ mod tests {
         ] {
             assert_eq!(judge(&of(&[("/etc/sudoers", text)]), &subject), want, "{text}");
         }
-        let policy = of(&[("/etc/sudoers", "Defaults:%sudo !authenticate\n")]);
+        let mut policy = of(&[("/etc/sudoers", "Defaults:%sudo !authenticate\n")]);
         assert!(never_asks(&policy, &subject));
+        policy.rewrite = true;
+        assert!(!never_asks(&policy, &subject), "sudo-rs asks all the same");
     }
 }

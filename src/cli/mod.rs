@@ -116,7 +116,7 @@ fn hidden(words: &[OsString]) -> Option<ExitCode> {
 
 fn run(cli: &Cli) -> ExitCode {
     let began = Instant::now();
-    let mut terminal = Terminal::new(&cli.global, whole_diffs(&cli.verb));
+    let mut terminal = Terminal::new(&cli.global, whole_diffs(&cli.verb), matches!(cli.verb, Verb::Show(_)));
     let ended = prepare_process().and_then(|()| {
         if let Some(from) = &cli.global.handed {
             terminal.hand(handed::take(from)?);
@@ -131,9 +131,30 @@ fn run(cli: &Cli) -> ExitCode {
         terminal.event(Event::Failed { failure });
         Ending::new(exit, "", "")
     });
-    let code = ending.exit.code();
+    let exit = ending.exit;
     terminal.event(ending.finished(began));
-    ExitCode::from(code)
+    // What a verb was asked to show must not pass for shown when it was cut short.
+    if let Some(failure) = terminal.lost().filter(|_| shows(&cli.verb) && matches!(exit, Exit::AsAsked | Exit::Differs))
+    {
+        terminal::progress(&format!("error: {}\n", failure.line()));
+        return ExitCode::from(Exit::before_any_change(failure.kind).code());
+    }
+    ExitCode::from(exit.code())
+}
+
+/// True for the verbs whose only result is what they print. How a run that changed something ended stays its exit code.
+const fn shows(verb: &Verb) -> bool {
+    matches!(
+        verb,
+        Verb::Plan(_)
+            | Verb::Access(_)
+            | Verb::Lint(_)
+            | Verb::Rehearse(_)
+            | Verb::Status
+            | Verb::Show(_)
+            | Verb::Log(_)
+            | Verb::History
+    )
 }
 
 /// Runs one verb on this machine, or a copy or tree on it.

@@ -17,22 +17,26 @@ use super::handed;
 use super::job::{Handed, Job, NoJob};
 use super::state::quoted;
 
-/// Writes events as they come. A closed or full stream never stops a run: what cannot be written is dropped.
+/// Writes events as they come. A closed or full stream never stops a run: what cannot be written is dropped, and known.
 pub struct Terminal {
     report: Report,
     /// What a controller read of the playbook; files here are then nobody's business.
     handed: Option<Handed>,
+    /// What is told is long over: not progress, but the result.
+    past: bool,
+    /// Why a part of the result was lost, if it was.
+    lost: Option<Failure>,
 }
 
 impl Terminal {
-    /// For these options; `whole_diffs` unfolds every diff.
-    pub fn new(global: &Global, whole_diffs: bool) -> Self {
+    /// For these options; `whole_diffs` unfolds every diff, and `past` says that what will be told is long over.
+    pub fn new(global: &Global, whole_diffs: bool, past: bool) -> Self {
         let detail = if whole_diffs { crate::report::plan::Detail::Full } else { crate::report::plan::Detail::Fitting };
         let report = match global.format {
             Format::Json => Report::Json,
             Format::Human => Report::human(style(global.color), detail),
         };
-        Self { report, handed: None }
+        Self { report, handed: None, past, lost: None }
     }
 
     /// True when programs read the results.
@@ -43,6 +47,11 @@ impl Terminal {
     /// From now on playbooks are what was handed over.
     pub fn hand(&mut self, sources: Vec<LoadedFile>) {
         self.handed = Some(Handed(sources));
+    }
+
+    /// Why a part of the result did not reach standard output; none also when its reader had seen enough.
+    pub const fn lost(&self) -> Option<&Failure> {
+        self.lost.as_ref()
     }
 
     /// Reads and checks a playbook; tells every fault of it. The inner error is how the verb then ends.
@@ -88,9 +97,11 @@ impl Terminal {
 impl Sink for Terminal {
     fn event(&mut self, event: Event) {
         let (channel, text) = self.report.event(&event);
-        match channel {
-            Channel::Result => result(&text),
-            Channel::Progress => progress(&text),
+        let is_result = channel == Channel::Result || self.past && !matches!(event, Event::Failed { .. });
+        if !is_result {
+            progress(&text);
+        } else if let Err(failure) = print(&text) {
+            self.lost.get_or_insert(failure);
         }
     }
 }

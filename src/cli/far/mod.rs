@@ -147,7 +147,7 @@ mod tests {
     fn commands_of_the_host_are_typed_here() {
         let words = ["keyward", "status"].map(std::ffi::OsString::from);
         let cli = args::parse(words).unwrap();
-        let mut terminal = Terminal::new(&cli.global, false);
+        let mut terminal = Terminal::new(&cli.global, false, false);
         let teller = Teller { command: "keyward --host root@web".into(), sink: &mut terminal };
         let here = |text: &str| teller.here(text);
         assert_eq!(here("keyward show r1"), "keyward --host root@web show r1");
