@@ -73,6 +73,23 @@ impl Node {
         }
     }
 
+    /// Marks the last part at each depth as one that may go on in what could not be read.
+    fn fray(&mut self) {
+        let at = self.at;
+        match &mut self.data {
+            Data::List(items) => {
+                items.iter_mut().last().into_iter().for_each(Self::fray);
+                items.push(Self { at, data: Data::Broken });
+            }
+            Data::Map(entries) => {
+                entries.iter_mut().last().into_iter().for_each(|entry| entry.value.fray());
+                entries.push(Entry::lost(at));
+            }
+            Data::Scalar(scalar) if scalar.plain && scalar.text.is_empty() => self.data = Data::Broken,
+            Data::Scalar(_) | Data::Broken => {}
+        }
+    }
+
     /// How many values it holds, itself among them.
     pub fn size(&self) -> usize {
         1 + self.items().iter().chain(self.entries().iter().map(|entry| &entry.value)).map(Self::size).sum::<usize>()
@@ -329,21 +346,19 @@ impl Builder<'_> {
         }
     }
 
-    /// Ends what is open, so that the part that could be read is judged; that something is missing stays known.
+    /// Ends what is open, so that the part that could be read is judged; that something is missing stays known. Also of
+    /// what had ended just before: a slip of indentation ends a mapping, and its other keys are in the rest.
     fn close(&mut self) {
         self.report.partial = true;
         while let Some(frame) = self.stack.pop() {
             let node = match frame {
-                Frame::List { at, mut items } => {
-                    items.push(Node { at, data: Data::Broken });
-                    Node { at, data: Data::List(items) }
-                }
-                Frame::Map { at, mut entries, .. } => {
-                    entries.push(Entry::lost(at));
-                    Node { at, data: Data::Map(entries) }
-                }
+                Frame::List { at, items } => Node { at, data: Data::List(items) },
+                Frame::Map { at, entries, .. } => Node { at, data: Data::Map(entries) },
             };
             self.value(node);
+        }
+        if let Some(root) = &mut self.root {
+            root.fray();
         }
     }
 

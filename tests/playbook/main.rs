@@ -178,6 +178,22 @@ fn all_faults_of_a_section_are_told_and_none_that_only_follows() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n\n"));
 }
 
+/// A playbook with one fault, made from the one without: nothing else may be said to be wrong with it.
+#[test]
+fn one_fault_brings_no_others_with_it() {
+    let files = cases::files();
+    let mut wrong = Vec::new();
+    let cases = [cases::odd_words(), cases::wrong_values(), cases::keys()];
+    for case in cases.iter().flatten().filter(|case| case.line > 0) {
+        let Err(faults) = load_with(&case.text, &files) else { continue };
+        // The parser notices a slip of indentation a line later.
+        if faults.items.iter().any(|item| item.line != case.line && !item.what.starts_with("not YAML: ")) {
+            wrong.push(format!("== {} (line {}):\n{faults}", case.class, case.line));
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
 #[test]
 fn crlf_and_a_byte_order_mark_change_nothing() {
     let plain = load(&cases::full()).unwrap_or_else(|faults| panic!("{faults}"));
