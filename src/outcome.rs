@@ -70,6 +70,8 @@ impl Exit {
 pub enum Moment {
     /// After the additive stage: the new door must be open, the old one still is.
     BeforeClosing,
+    /// Between two steps that close something: the administrators still get in by the new door.
+    WhileClosing,
     /// After everything: new door open, closed ones shut.
     Final,
 }

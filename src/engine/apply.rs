@@ -218,7 +218,7 @@ impl Run<'_, '_> {
             audit::record(self.request.audit, self.journal.run(), "decided", &because)?;
             self.journal.write(&Record::Decided { because: because.clone() })?;
             self.sink.event(Event::Decided { because });
-            made += self.stage(&plan.changes, Stage::Subtractive)?;
+            made += self.closing(&plan)?;
         }
         self.settled()?;
         let evidence = self.prove(Moment::Final, &plan.promises, false)?;
@@ -257,14 +257,31 @@ impl Run<'_, '_> {
         Ok(changes.len())
     }
 
+    /// The subtractive changes. After each that touches ways in the administrators log in again, so that the one that shuts
+    /// them out is the last that was made; what follows the last is the final proof.
+    fn closing(&mut self, plan: &Plan) -> Result<usize> {
+        let changes: Vec<&Change> = plan.changes.iter().filter(|change| change.stage == Stage::Subtractive).collect();
+        if changes.is_empty() {
+            return Ok(0);
+        }
+        self.sink.event(Event::Stage { stage: Stage::Subtractive, changes: changes.len() });
+        let somebody = plan.promises.iter().any(|promise| matches!(promise, Promise::Admin { .. }));
+        for (at, change) in changes.iter().enumerate() {
+            self.change(change, &[])?;
+            let more = changes.get(at + 1..).unwrap_or_default().iter().any(|next| next.risk == Risk::Access);
+            if somebody && more && change.risk == Risk::Access {
+                self.prove(Moment::WhileClosing, &plan.promises, true)?;
+            }
+        }
+        Ok(changes.len())
+    }
+
     fn change(&mut self, change: &Change, later: &[&Change]) -> Result<()> {
         let start = Instant::now();
         let host = self.request.host;
         step::make(change, host, &self.journal, Some(change.stage)).map_err(|failure| at(change, failure))?;
-        // What opens may be activated once for several changes; what closes is activated one by one.
-        let again = |action: &Action| {
-            change.stage == Stage::Additive && later.iter().any(|next| next.activation.forward.contains(action))
-        };
+        // What opens may be activated once for several changes; what closes is given no later ones.
+        let again = |action: &Action| later.iter().any(|next| next.activation.forward.contains(action));
         for action in change.activation.forward.iter().filter(|action| !again(action)) {
             step::activate(action, host).map_err(|failure| at(change, failure))?;
         }

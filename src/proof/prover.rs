@@ -295,6 +295,7 @@ impl Prover for OutsideProver {
                     tries.extend(self.old_doors(&wanted, probe)?);
                     tries
                 }
+                Moment::WhileClosing => self.logins(&wanted, false),
                 Moment::Final => {
                     let mut tries = self.logins(&wanted, wanted.passwords_refused);
                     tries.extend(self.refusals(&wanted));

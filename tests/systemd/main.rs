@@ -126,3 +126,22 @@ fn trixie_with_a_service() {
 fn trixie_with_a_socket() {
     the_whole_job("trixie_with_a_socket", "trixie", Mode::Socket);
 }
+
+/// What breaks the way in after the first closing step is found before the second one.
+#[test]
+fn each_closing_step_is_proven_by_a_login() {
+    let machine = match Machine::start("bookworm", Mode::Service) {
+        Ok(machine) => machine,
+        Err(reason) => return skipped("each_closing_step_is_proven_by_a_login", &reason),
+    };
+    // sshd takes no keys from a home that others can write (StrictModes).
+    let saboteur = "until grep -qs 'PermitRootLogin no' /etc/ssh/sshd_config.d/00-keyward.conf; do :; done; chmod 777 /home/deploy";
+    machine.sh(&format!("setsid -f sh -c \"{saboteur}\" >/dev/null 2>&1 </dev/null")).ok();
+    let apply = machine.keyward(&["apply", "--yes", ACCEPT, "/root/play/first.yml"]);
+    let said = format!("{}\n{}", apply.stdout, apply.stderr);
+    assert_eq!(apply.code, 3, "{said}");
+    assert!(said.contains("done     refuse root") && said.contains("REFUTED"), "{said}");
+    assert!(!said.contains("done     close port 22"), "{said}");
+    assert_eq!(machine.door(22), Door::Open);
+    assert_eq!(machine.login("root", 22).stage, Stage::Auth);
+}
