@@ -4,6 +4,7 @@ mod act;
 mod ahead;
 mod child;
 mod databases;
+mod diag;
 mod place;
 mod process;
 mod sockets;

@@ -1,8 +1,10 @@
-//! Sockets that take what strangers send, from /proc/net (proc_net(5)), and who holds them.
+//! Sockets that take what strangers send, from the kernel or its tables in /proc/net (proc_net(5)), and who holds them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::diag;
 use crate::error::{Failure, Result};
 use crate::host::Listener;
 use crate::types::Proto;
@@ -22,20 +24,15 @@ const TABLES: [(&str, Proto, bool); 4] = [
 /// All TCP sockets in state LISTEN and all UDP sockets without a peer of this thread's network namespace.
 ///
 /// # Errors
-/// When /proc does not show them.
+/// When the kernel does not show them.
 pub fn listeners() -> Result<Vec<Listener>> {
-    let mut sockets = Vec::new();
-    for (file, proto, must) in TABLES {
-        match std::fs::read_to_string(file) {
-            Ok(text) => sockets.extend(text.lines().skip(1).filter_map(|line| parse(line, proto))),
-            Err(error) if !must && error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(Failure::unknown(file, "the listening sockets cannot be read")
-                    .why(error)
-                    .hint("mount -t proc proc /proc"));
-            }
+    let sockets = match diag::listening() {
+        Some(mut sockets) => {
+            sockets.extend(tables(&[Proto::Udp])?);
+            sockets
         }
-    }
+        None => tables(&[Proto::Tcp, Proto::Udp])?,
+    };
     let holders = holders(&sockets.iter().map(|socket| socket.inode).collect());
     let mut listeners: Vec<Listener> = sockets
         .into_iter()
@@ -48,11 +45,44 @@ pub fn listeners() -> Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-struct Socket {
-    address: IpAddr,
-    port: u16,
-    proto: Proto,
-    inode: u64,
+/// The sockets of these protocols as the tables show them.
+///
+/// # Errors
+/// When /proc does not show them.
+pub fn tables(wanted: &[Proto]) -> Result<Vec<Socket>> {
+    let mut sockets = Vec::new();
+    for (file, proto, must) in TABLES.into_iter().filter(|(_, proto, _)| wanted.contains(proto)) {
+        match whole(file) {
+            Ok(text) => sockets.extend(text.lines().skip(1).filter_map(|line| parse(line, proto))),
+            Err(error) if !must && error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(Failure::unknown(file, "the listening sockets cannot be read")
+                    .why(error)
+                    .hint("mount -t proc proc /proc"));
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+/// A table in as few reads as it gives: with each one the kernel looks through all its buckets again.
+fn whole(file: &str) -> std::io::Result<String> {
+    let mut bytes = Vec::with_capacity(1 << 16);
+    std::fs::File::open(file)?.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A socket, and the number under which its holders are found.
+#[derive(Debug)]
+pub struct Socket {
+    /// Local address.
+    pub address: IpAddr,
+    /// Local port.
+    pub port: u16,
+    /// Its protocol.
+    pub proto: Proto,
+    /// Its inode.
+    pub inode: u64,
 }
 
 /// A line `sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode ...`.
