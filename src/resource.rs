@@ -13,6 +13,7 @@ use crate::error::{Failure, Result};
 use crate::facts::Facts;
 use crate::host::{Command, Probe};
 use crate::outcome::{Evidence, Moment};
+use crate::types::UserName;
 
 /// Where in the playbook a resource finds its desired state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +137,11 @@ pub trait Resource {
         Vec::new()
     }
 
+    /// The account as which [`Resource::observe`] will surely look, so that its child starts meanwhile.
+    fn looks_as(_desired: &Self::Desired, _probe: &dyn Probe) -> Option<UserName> {
+        None
+    }
+
     /// Looks at the host.
     ///
     /// # Errors
@@ -180,6 +186,10 @@ pub trait Task {
     fn questions(&self, _probe: &dyn Probe) -> Vec<Command> {
         Vec::new()
     }
+    /// As [`Resource::looks_as`].
+    fn looks_as(&self, _probe: &dyn Probe) -> Option<UserName> {
+        None
+    }
     /// Observes and plans.
     ///
     /// # Errors
@@ -204,6 +214,10 @@ impl<R: Resource> Task for Typed<R> {
 
     fn questions(&self, probe: &dyn Probe) -> Vec<Command> {
         R::questions(&self.0, probe)
+    }
+
+    fn looks_as(&self, probe: &dyn Probe) -> Option<UserName> {
+        R::looks_as(&self.0, probe)
     }
 
     fn assess(&self, facts: &Facts, probe: &dyn Probe) -> Result<Planned> {

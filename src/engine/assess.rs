@@ -27,13 +27,18 @@ pub fn look(
     probe: &dyn Probe,
     access: &dyn AccessCheck,
 ) -> Result<(Facts, Plan), Vec<Failure>> {
-    let mut questions = Facts::questions(probe);
-    questions.extend(tasks.iter().flat_map(|task| task.questions(probe)));
-    probe.look_ahead(&questions);
+    // Whatever is asked outside of a look is asked anew.
+    probe.end_look();
+    // What takes longest comes first, and what runs meanwhile needs no answer yet.
+    probe.look_ahead(&tasks.iter().flat_map(|task| task.questions(probe)).collect::<Vec<_>>());
+    for user in tasks.iter().filter_map(|task| task.looks_as(probe)) {
+        probe.expect(&user);
+    }
+    probe.look_ahead(&Facts::questions(probe));
     let found = Facts::gather(probe)
         .map_err(|failure| vec![failure])
         .and_then(|facts| assess(tasks, about, &facts, probe, access).map(|plan| (facts, plan)));
-    probe.look_ahead(&[]);
+    probe.end_look();
     found
 }
 

@@ -291,10 +291,17 @@ pub trait Probe {
     /// [`crate::error::Kind::Unknown`] too; see [`Probe::has_program`].
     fn ask(&self, command: &Command) -> Result<Output>;
 
-    /// Begins one look at the host, during which nothing of it is changed: the answers to these questions are fetched
-    /// side by side, and each [`Probe::ask`] for one of them, and each [`Probe::listeners`], gives the answer of this
-    /// look. An empty list ends it. Speed only: a probe may do nothing here.
+    /// Begins one look at the host, during which nothing of it is changed, or adds to the one that is on: the answers to
+    /// these questions are fetched side by side, and each [`Probe::ask`] for one of them, and each [`Probe::listeners`],
+    /// gives the answer of this look, as does each [`Probe::read`] and [`Probe::list`] as root. Speed only: a probe may do
+    /// nothing here.
     fn look_ahead(&self, _questions: &[Command]) {}
+
+    /// Makes ready to act as this account; see [`Actor::User`]. Speed only.
+    fn expect(&self, _user: &UserName) {}
+
+    /// Ends the look: from here on everything is asked anew.
+    fn end_look(&self) {}
 
     /// The bytes of the running program, whatever became of its name.
     ///

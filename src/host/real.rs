@@ -17,6 +17,7 @@ pub use process::prepare_process;
 pub use user::{AS_USER_ARG, as_user_main};
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -231,7 +232,8 @@ impl Probe for RealHost {
 
     fn read(&self, path: &AbsPath, actor: &Actor) -> Result<Option<Vec<u8>>> {
         if *actor == Actor::Root {
-            return open_followed(path)?.map(|file| place::bounded(&file, path)).transpose();
+            let read = || open_followed(path)?.map(|file| place::bounded(&file, path)).transpose();
+            return self.ahead.file(path, read);
         }
         match self.work(path, actor, &Work::Read)? {
             Done::Read(bytes) => Ok(Some(bytes.0)),
@@ -242,7 +244,7 @@ impl Probe for RealHost {
 
     fn list(&self, path: &AbsPath, actor: &Actor) -> Result<Option<Vec<String>>> {
         if *actor == Actor::Root {
-            return root_list(path);
+            return self.ahead.names(path, || root_list(path));
         }
         match self.work(path, actor, &Work::List)? {
             Done::List(names) => Ok(Some(names)),
@@ -264,7 +266,21 @@ impl Probe for RealHost {
     }
 
     fn look_ahead(&self, questions: &[Command]) {
-        self.ahead.begin(questions);
+        self.ahead.add(questions);
+    }
+
+    fn expect(&self, user: &UserName) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Vacant(place) = sessions.entry((user.clone(), None))
+            // What is wrong is told to whoever needs it.
+            && let Ok(session) = user::Session::start(&self.program, user, None)
+        {
+            place.insert(session);
+        }
+    }
+
+    fn end_look(&self) {
+        self.ahead.end();
     }
 
     fn own_program(&self) -> Result<Vec<u8>> {

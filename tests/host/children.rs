@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use keyward::error::Kind;
-use keyward::host::{Command, Host, OUTPUT_LIMIT, Probe, Staged};
+use keyward::host::{Actor, Command, Host, OUTPUT_LIMIT, Probe, Staged};
 use keyward::types::Proto;
 
 use crate::bench::{inside, sh};
@@ -218,6 +218,34 @@ fn listeners_are_found_with_their_programs() {
         assert_eq!((datagrams[0].port, datagrams[0].proto), (service.local_addr().unwrap().port(), Proto::Udp));
         assert_eq!(datagrams[0].programs, [name]);
         assert_eq!(host.listeners().unwrap(), seen);
+    });
+}
+
+#[test]
+fn one_look_gets_one_answer() {
+    inside("children::one_look_gets_one_answer", || {
+        sh("ip link set lo up; echo old >/etc/looked-at; mkdir /etc/looked-in");
+        let (host, file, names) = (machine(), at("/etc/looked-at"), at("/etc/looked-in"));
+        let (one, other) = (shell("cat /proc/sys/kernel/random/uuid"), shell("echo; cat /proc/sys/kernel/random/uuid"));
+        let ask = |question: &Command| host.ask(question).unwrap().stdout;
+        let read = || String::from_utf8(host.read(&file, &Actor::Root).unwrap().unwrap()).unwrap();
+        let list = || host.list(&names, &Actor::Root).unwrap().unwrap();
+        assert_ne!(ask(&one), ask(&one), "outside of a look everything is asked anew");
+        host.look_ahead(std::slice::from_ref(&one));
+        let first = ask(&one);
+        host.look_ahead(&[other.clone(), one.clone()]);
+        assert_eq!(ask(&one), first, "a question that was added ends no look");
+        assert_eq!(ask(&other), ask(&other));
+        assert_eq!((read(), list(), host.listeners().unwrap().len()), ("old\n".to_owned(), Vec::new(), 0));
+        sh("echo new >/etc/looked-at; touch /etc/looked-in/x");
+        let _open = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!((read(), list(), host.listeners().unwrap().len()), ("old\n".to_owned(), Vec::new(), 0));
+        // What was not there may not be made up either, and what failed is tried again.
+        assert_eq!(host.read(&at("/etc/absent"), &Actor::Root).unwrap(), None);
+        host.read(&names, &Actor::Root).unwrap_err();
+        host.end_look();
+        assert_eq!((read(), list(), host.listeners().unwrap().len()), ("new\n".to_owned(), vec!["x".to_owned()], 1));
+        assert_ne!(ask(&one), first);
     });
 }
 

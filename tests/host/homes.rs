@@ -25,6 +25,28 @@ fn new_user() {
 }
 
 #[test]
+fn a_child_that_was_expected_is_the_one_that_works() {
+    inside("homes::a_child_that_was_expected_is_the_one_that_works", || {
+        new_user();
+        let (host, actor) = (machine(), deploy());
+        let children = || {
+            let all = std::fs::read_to_string("/proc/thread-self/children").unwrap();
+            all.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(children(), Vec::<String>::new());
+        host.expect(&user("deploy"));
+        host.expect(&user("deploy"));
+        let expected = children();
+        assert_eq!(expected.len(), 1);
+        assert_eq!(host.meta(&at("/home/deploy"), &actor).unwrap().unwrap().uid, 1500);
+        assert_eq!(children(), expected);
+        // Nobody of that name: that is for the work to say.
+        host.expect(&user("nobody-here"));
+        assert_eq!(host.meta(&at("/home/nobody-here/x"), &Actor::User(user("nobody-here"))).unwrap(), None);
+    });
+}
+
+#[test]
 fn what_a_user_gets_can_be_taken_back() {
     inside("homes::what_a_user_gets_can_be_taken_back", || {
         new_user();

@@ -1,11 +1,13 @@
 //! Answers fetched side by side for one look at the host, and given again to whoever asks the same.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::{child, sockets};
 use crate::error::{Kind, Result};
 use crate::host::{Command, Listener, Output};
+use crate::types::AbsPath;
 
 /// The present look; none most of the time.
 #[derive(Debug, Default)]
@@ -15,6 +17,10 @@ pub struct Ahead(Mutex<Option<Look>>);
 struct Look {
     asked: Vec<Asked>,
     listeners: Option<Vec<Listener>>,
+    /// Whole files, as root reads them: some are wanted by every task.
+    files: BTreeMap<AbsPath, Option<Vec<u8>>>,
+    /// Names in directories.
+    names: BTreeMap<AbsPath, Option<Vec<String>>>,
 }
 
 #[derive(Debug)]
@@ -26,16 +32,18 @@ struct Asked {
 }
 
 impl Ahead {
-    /// Begins a look with these questions; ends the one before. Without questions there is none.
-    pub fn begin(&self, questions: &[Command]) {
-        let look = (!questions.is_empty()).then(|| {
-            let mut look = Look::default();
-            for question in questions {
-                look.fetch(question);
-            }
-            look
-        });
-        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), look);
+    /// Begins a look, or adds these questions to the one that is on.
+    pub fn add(&self, questions: &[Command]) {
+        let mut look = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = look.get_or_insert_default();
+        for question in questions {
+            look.fetch(question);
+        }
+    }
+
+    /// Ends the look.
+    pub fn end(&self) {
+        let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A question that nobody came back to still has its child, which must not outlive the look.
         for asked in before.into_iter().flat_map(|look| look.asked) {
             drop(asked.thread.map(JoinHandle::join));
@@ -50,6 +58,43 @@ impl Ahead {
             asked.answer = thread.join().ok();
         }
         asked.answer.clone()
+    }
+
+    /// A file, read once in a look.
+    ///
+    /// # Errors
+    /// Those of `read`, which is tried again the next time.
+    pub fn file(&self, path: &AbsPath, read: impl FnOnce() -> Result<Option<Vec<u8>>>) -> Result<Option<Vec<u8>>> {
+        self.once(path, |look| &mut look.files, read)
+    }
+
+    /// The names in a directory, listed once in a look.
+    ///
+    /// # Errors
+    /// Those of `list`, which is tried again the next time.
+    pub fn names(
+        &self,
+        path: &AbsPath,
+        list: impl FnOnce() -> Result<Option<Vec<String>>>,
+    ) -> Result<Option<Vec<String>>> {
+        self.once(path, |look| &mut look.names, list)
+    }
+
+    fn once<T: Clone>(
+        &self,
+        path: &AbsPath,
+        known: impl FnOnce(&mut Look) -> &mut BTreeMap<AbsPath, T>,
+        find: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let mut look = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(look) = look.as_mut() else { return find() };
+        let known = known(look);
+        if let Some(found) = known.get(path) {
+            return Ok(found.clone());
+        }
+        let found = find()?;
+        known.insert(path.clone(), found.clone());
+        Ok(found)
     }
 
     /// The sockets that take what strangers send, looked up once in a look.

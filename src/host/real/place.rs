@@ -359,7 +359,8 @@ pub fn bounded(file: &File, path: &AbsPath) -> Result<Vec<u8>> {
 
 /// Reads a file up to `limit` bytes; more is a failure.
 pub fn limited(file: &File, path: &AbsPath, limit: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // Most files fit, and those in /proc are made anew for each read.
+    let mut bytes = Vec::with_capacity(4096);
     file.take(limit + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| io_fault(Kind::Unknown, path, "cannot be read", &error))?;

@@ -119,6 +119,11 @@ impl Resource for AuthorizedKeys {
         asks.then(|| facts::sshd_for(desired.name.as_str(), probe)).into_iter().collect()
     }
 
+    fn looks_as(desired: &Desired, probe: &dyn Probe) -> Option<UserName> {
+        let asks = !desired.name.is_root() && probe.has_program(SSHD);
+        (asks && place::is_known(&desired.name, probe)).then(|| desired.name.clone())
+    }
+
     fn observe(desired: &Desired, _facts: &Facts, probe: &dyn Probe) -> Result<Observed> {
         if !probe.has_program(SSHD) {
             return Ok(Observed(None, Vec::new()));

@@ -90,6 +90,12 @@ pub fn look(desired: &Desired, probe: &dyn Probe, notes: &mut Vec<Note>) -> Resu
     Ok(places)
 }
 
+/// True when the account is there, and its files are looked at in its name.
+pub fn is_known(name: &UserName, probe: &dyn Probe) -> bool {
+    let passwd = probe.read(&AbsPath::fixed("/etc/passwd"), &Actor::Root).ok().flatten().unwrap_or_default();
+    Records::parse(&passwd).passwd_entry(name.as_str()).is_some()
+}
+
 fn account(desired: &Desired, probe: &dyn Probe) -> Result<Account> {
     let name = desired.name.as_str();
     let bytes = probe.read(&AbsPath::fixed("/etc/passwd"), &Actor::Root)?.unwrap_or_default();
