@@ -2,6 +2,8 @@
 
 pub mod sudo_policy;
 
+use std::io::BufRead as _;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -155,7 +157,7 @@ impl Facts {
         }
         let systemd = matches!(probe.meta(&AbsPath::fixed("/run/systemd/system"), &Actor::Root), Ok(Some(_)));
         let socket = systemd && probe.listeners().is_ok_and(|all| all.iter().any(may_be_of_systemd));
-        [version_question()].into_iter().chain(socket.then(socket_question)).collect()
+        socket.then(socket_question).into_iter().collect()
     }
 
     /// True when OpenSSH is at least this version; false when it is not installed.
@@ -171,10 +173,6 @@ fn text(probe: &dyn Probe, path: &'static str) -> Result<Option<String>> {
 
 fn socket_question() -> Command {
     Command::new(["/usr/bin/systemctl", "is-active", "ssh.socket"])
-}
-
-fn version_question() -> Command {
-    Command::new([SSHD, "-V"])
 }
 
 /// Asks for sshd's settings for an account (sshd(8), `-T` with `-C`). Without conditions in its files they are the same
@@ -207,10 +205,45 @@ fn has_conditions(probe: &dyn Probe) -> Result<bool> {
     Ok(false)
 }
 
-/// Asks sshd itself: `-V` since 9.2, an unknown option before (it prints its version with the usage).
+/// The version that sshd carries in its bytes, where it prints it from; else sshd is asked: `-V` since 9.2, an unknown
+/// option before (it prints its version with the usage).
 fn ssh_version(probe: &dyn Probe) -> Result<Option<SshVersion>> {
-    let output = probe.ask(&version_question())?;
+    if let Some(version) = probe.program(&AbsPath::fixed(SSHD)).and_then(|bytes| version_in_program(&bytes)) {
+        return Ok(Some(version));
+    }
+    let output = probe.ask(&Command::new([SSHD, "-V"]))?;
     Ok(parse_ssh_version(&format!("{}\n{}", output.stdout, output.stderr)))
+}
+
+/// Finds `OpenSSH_9.2p1` in a program. `None` for anything but a program in machine code (a script starts another one),
+/// and when it names two versions or none. The patterns for clients with known defects (`OpenSSH_7.0*`) are no version.
+fn version_in_program(bytes: &[u8]) -> Option<SshVersion> {
+    if !bytes.starts_with(b"\x7fELF") {
+        return None;
+    }
+    let mut found: Option<SshVersion> = None;
+    let mut rest = bytes;
+    // By its first letter, which the standard library finds many bytes at a time.
+    while !rest.is_empty() {
+        rest.skip_until(b'O').ok()?;
+        let Some(version) = rest.strip_prefix(b"penSSH_").and_then(version_at) else { continue };
+        if found.is_some_and(|before| before != version) {
+            return None;
+        }
+        found = Some(version);
+    }
+    found
+}
+
+/// `9.2p1` at the beginning, up to the end of the text or a blank.
+fn version_at(bytes: &[u8]) -> Option<SshVersion> {
+    let end = bytes.iter().take(16).position(|byte| matches!(byte, 0 | b' '))?;
+    let text = std::str::from_utf8(bytes.get(..end)?).ok()?;
+    let (major, rest) = text.split_once('.')?;
+    let (minor, patch) = rest.split_once('p')?;
+    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    number(patch)?;
+    Some(SshVersion { major: number(major)?, minor: number(minor)? })
 }
 
 /// Finds `OpenSSH_9.2p1` in a text.
@@ -315,5 +348,32 @@ mod tests {
         assert_eq!(version("unknown option -- V\nOpenSSH_8.4p1 Debian-5"), Some((8, 4)));
         assert_eq!(version("OpenSSH_10.6p1"), Some((10, 6)));
         assert_eq!(version("dropbear"), None);
+    }
+
+    #[test]
+    fn versions_in_programs() {
+        let version = |texts: &[&str]| {
+            let bytes = format!("\x7fELF\u{1}\0{}\0", texts.join("\0"));
+            version_in_program(bytes.as_bytes()).map(|v| (v.major, v.minor))
+        };
+        // The texts of Debian's 9.2, in their order.
+        let patterns = "OpenSSH_2.*,OpenSSH_3.0*,OpenSSH_3.1*\0OpenSSH_5*\0OpenSSH_6.6.1*\0OpenSSH_6.5*,OpenSSH_6.6*";
+        let debian = ["OpenSSH_9.2", "OpenSSH_9.2p1 Debian-2+deb12u10", "%s, %s", patterns, "OpenSSH_9.2p1"];
+        assert_eq!(version(&debian), Some((9, 2)));
+        assert_eq!(version(&["OpenSSH_10.0p2 Debian-7"]), Some((10, 0)));
+        assert_eq!(version(&[patterns]), None);
+        assert_eq!(version(&["OpenSSH_9.2p1", "OpenSSH_9.3p1"]), None, "two versions");
+        for odd in [
+            "OpenSSH_9.2",
+            "OpenSSH_9.2p",
+            "OpenSSH_9.p1",
+            "OpenSSH_+9.2p1",
+            "OpenSSH_9.2p1*",
+            "OpenSSH_99999999999.2p1",
+        ] {
+            assert_eq!(version(&[odd]), None, "{odd}");
+        }
+        assert_eq!(version_in_program(b"#!/bin/sh\nexec /opt/sshd # OpenSSH_9.2p1 \n"), None, "a script");
+        assert_eq!(version_in_program(b"\x7fELF OpenSSH_9.2p1"), None, "cut off");
     }
 }

@@ -303,6 +303,11 @@ pub trait Probe {
     /// Ends the look: from here on everything is asked anew.
     fn end_look(&self) {}
 
+    /// The bytes of a program; `None` when they cannot be read, so that it has to be asked.
+    fn program(&self, _path: &AbsPath) -> Option<Vec<u8>> {
+        None
+    }
+
     /// The bytes of the running program, whatever became of its name.
     ///
     /// # Errors

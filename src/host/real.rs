@@ -45,6 +45,9 @@ pub struct RealHost {
     ahead: ahead::Ahead,
 }
 
+/// Longest program that is looked into.
+const PROGRAM_LIMIT: u64 = 16 << 20;
+
 /// How long a daemon may take to start over after a hangup.
 const HANGUP_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -281,6 +284,10 @@ impl Probe for RealHost {
 
     fn end_look(&self) {
         self.ahead.end();
+    }
+
+    fn program(&self, path: &AbsPath) -> Option<Vec<u8>> {
+        place::limited(&open_followed(path).ok()??, path, PROGRAM_LIMIT).ok()
     }
 
     fn own_program(&self) -> Result<Vec<u8>> {

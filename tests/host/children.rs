@@ -250,6 +250,30 @@ fn one_look_gets_one_answer() {
 }
 
 #[test]
+fn a_program_is_read_or_has_to_be_asked() {
+    inside("children::a_program_is_read_or_has_to_be_asked", || {
+        let host = machine();
+        let bytes = host.program(&at("/usr/sbin/sshd")).unwrap();
+        assert!(bytes.starts_with(b"\x7fELF"));
+        assert_eq!(bytes, std::fs::read("/usr/sbin/sshd").unwrap());
+        assert_eq!(host.program(&at("/usr/sbin/absent")), None);
+        assert_eq!(host.program(&at("/usr/sbin")), None);
+        sh("truncate -s 17M /usr/sbin/large");
+        assert_eq!(host.program(&at("/usr/sbin/large")), None);
+        // What it says of itself is what sshd says when it is asked.
+        let said = host.ask(&Command::new(["/usr/sbin/sshd", "-V"])).unwrap();
+        let said = keyward::facts::parse_ssh_version(&format!("{}\n{}", said.stdout, said.stderr));
+        assert!(said.is_some());
+        let facts = keyward::facts::Facts::gather(&host).unwrap();
+        assert_eq!(facts.sshd, said);
+        sh(
+            "printf '#!/bin/sh\\nexec /usr/sbin/real \"$@\"\\n' >/tmp/sshd; chmod 755 /tmp/sshd; mv /usr/sbin/sshd /usr/sbin/real; mv /tmp/sshd /usr/sbin/sshd",
+        );
+        assert_eq!(keyward::facts::Facts::gather(&host).unwrap().sshd, said);
+    });
+}
+
+#[test]
 fn a_hangup_reaches_the_right_process() {
     inside("children::a_hangup_reaches_the_right_process", || {
         let (host, pid_file) = (machine(), at("/run/d.pid"));
