@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc::{c_char, c_int, posix_spawn_file_actions_addchdir_np, posix_spawn_file_actions_t};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -19,6 +20,12 @@ use crate::host::{Command, OUTPUT_LIMIT, Output};
 
 /// After the program ended, a daemon it left behind may hold its output open; that is no reason to wait longer.
 const GRACE: Duration = Duration::from_millis(20);
+
+/// The standard library starts a child by posix_spawn(3), which copies no memory of ours, if that can set the child's
+/// directory too. In a static program it can only when somebody names the function.
+#[used]
+static SPAWN_WITH_DIRECTORY: unsafe extern "C" fn(*mut posix_spawn_file_actions_t, *const c_char) -> c_int =
+    posix_spawn_file_actions_addchdir_np;
 
 /// What flows to and from a child.
 struct Flow<'a> {
