@@ -27,10 +27,12 @@ pub fn look(
     probe: &dyn Probe,
     access: &dyn AccessCheck,
 ) -> Result<(Facts, Plan), Vec<Failure>> {
-    // Whatever is asked outside of a look is asked anew.
     probe.end_look();
-    // What takes longest comes first, and what runs meanwhile needs no answer yet.
-    probe.look_ahead(&tasks.iter().flat_map(|task| task.questions(probe)).collect::<Vec<_>>());
+    probe.look_ahead(&[]);
+    // Each task's programs start before the next task looks for its own.
+    for task in tasks {
+        probe.look_ahead(&task.questions(probe));
+    }
     for user in tasks.iter().filter_map(|task| task.looks_as(probe)) {
         probe.expect(&user);
     }

@@ -212,9 +212,10 @@ impl Resource for Sudo {
     }
 }
 
-/// What sudo lets this account do (sudo(8), `-l`).
+/// What sudo lets this account do (sudo(8), `-l`), in the one language that it need not load: it speaks English in
+/// both, and writes the rules as they stand.
 fn list(name: &str) -> Command {
-    Command::new([SUDO, "-n", "-l", "-U", name])
+    Command::new([SUDO, "-n", "-l", "-U", name]).env("LC_ALL", "C")
 }
 
 impl Observed {
