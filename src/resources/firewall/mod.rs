@@ -74,8 +74,8 @@ firewall:
         saves.into_iter().filter(|save| probe.has_program(save.program())).collect()
     }
 
-    fn observe(_desired: &Desired, facts: &Facts, probe: &dyn Probe) -> Result<Observed> {
-        observe::observe(facts, probe)
+    fn observe(desired: &Desired, facts: &Facts, probe: &dyn Probe) -> Result<Observed> {
+        observe::observe(desired, facts, probe)
     }
 
     fn plan(desired: &Desired, facts: &Facts, observed: &Observed) -> Result<Planned> {

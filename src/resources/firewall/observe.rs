@@ -7,7 +7,7 @@ use crate::formats::ufw::{Family, Profile, UserRules, profiles};
 use crate::host::{Actor, Command, FileKind, Listener, Owner, Probe};
 use crate::types::AbsPath;
 
-use super::compose;
+use super::{Desired, compose};
 
 const PLACE: &str = "firewall";
 const UFW: &str = "/usr/sbin/ufw";
@@ -24,7 +24,7 @@ pub struct Found {
     pub conf: File,
     /// IPv4, and IPv6 when the kernel has it.
     pub families: Vec<Rules>,
-    /// Application profiles.
+    /// Application profiles, when the playbook names one.
     pub profiles: Vec<Profile>,
     /// TCP sockets in state LISTEN.
     pub listeners: Vec<Listener>,
@@ -82,10 +82,11 @@ pub enum Boot {
 }
 
 /// Looks at the host.
-pub fn observe(facts: &Facts, probe: &dyn Probe) -> Result<Observed> {
+pub fn observe(desired: &Desired, facts: &Facts, probe: &dyn Probe) -> Result<Observed> {
     if !probe.has_program(UFW) {
         return Ok(Observed(None));
     }
+    let named = desired.openings().iter().any(|opening| opening.app().is_some());
     let mut warnings = Vec::new();
     let mut families = vec![rules(Family::V4, probe, &mut warnings)?];
     if probe.read(&AbsPath::fixed("/proc/net/if_inet6"), &Actor::Root)?.is_some() {
@@ -101,7 +102,7 @@ pub fn observe(facts: &Facts, probe: &dyn Probe) -> Result<Observed> {
         defaults: needed(probe, super::DEFAULTS)?,
         conf: needed(probe, super::CONF)?,
         families,
-        profiles: known_profiles(probe)?,
+        profiles: if named { known_profiles(probe)? } else { Vec::new() },
         listeners,
         ssh_ports,
         boot: boot(facts, probe)?,
