@@ -1,5 +1,6 @@
 //! `keyward apply PLAYBOOK`: shows the plan, asks, and hands it to the engine.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::change::{Promise, Risk};
@@ -8,6 +9,7 @@ use crate::error::{Failure, Result};
 use crate::host::real::RealHost;
 use crate::outcome::{Event, Sink as _};
 use crate::proof::held;
+use crate::types::{PublicKey, UserName};
 
 use super::args::{ApplyArgs, Global, TargetArg};
 use super::job::{Declared, Job};
@@ -79,6 +81,14 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
     live.run(terminal)
 }
 
+/// That an ssh-agent of whoever started this signs with the key. One that does not answer is no error: sshd's log may
+/// tell as well.
+fn by_agent(user: &UserName, key: &PublicKey, challenge: &[u8]) -> Option<String> {
+    let socket = std::env::var_os("SSH_AUTH_SOCK")?;
+    let signed = crate::target::ssh::signs(Path::new(&socket), key, challenge).unwrap_or(false);
+    signed.then(|| format!("the ssh-agent signed a challenge with {}'s key {}", user.as_str(), key.fingerprint()))
+}
+
 /// How somebody was shown to hold a key of an administrator; without it no evidence of this host's own may decide.
 fn held(args: &ApplyArgs, job: &Job, host: &RealHost) -> Result<String> {
     let identity = match &args.identity {
@@ -90,7 +100,10 @@ fn held(args: &ApplyArgs, job: &Job, host: &RealHost) -> Result<String> {
     for Declared { user, key, .. } in job.declared.iter().filter(|one| one.everywhere) {
         let found = match &identity {
             Some(text) => held::signed(text, user, key, challenge)?,
-            None => held::logged_in(user, key, host)?,
+            None => match by_agent(user, key, challenge) {
+                Some(how) => Some(how),
+                None => held::logged_in(user, key, host)?,
+            },
         };
         if let Some(how) = found {
             return Ok(how);
@@ -100,5 +113,5 @@ fn held(args: &ApplyArgs, job: &Job, host: &RealHost) -> Result<String> {
                does not count, since this host's own proof comes from elsewhere";
     Err(Failure::refused("--accept-evidence", "nobody is known to hold a key that the playbook declares")
         .why(why)
-        .hint("log in once with such a key, or name its private half with --identity FILE"))
+        .hint("log in once with such a key, name its private half with --identity FILE, or hand on the agent: sudo -E"))
 }

@@ -171,7 +171,7 @@ pub struct ApplyArgs {
     #[command(flatten)]
     pub live: LiveArgs,
     /// Let proof from another network namespace decide instead of a person; only when a key of the playbook has logged
-    /// in before, or --identity names its private half
+    /// in before, or --identity or an ssh-agent (SSH_AUTH_SOCK) signs with it
     #[arg(long, value_name = "LEVEL", value_enum)]
     pub accept_evidence: Option<Level>,
     /// A private key file of an administrator of the playbook, to show that somebody holds it

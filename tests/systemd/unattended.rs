@@ -64,6 +64,24 @@ fn accepted_evidence_decides_when_a_declared_key_is_held() {
     let Some(machine) = blank("accepted_evidence_decides_when_a_declared_key_is_held", "bookworm") else { return };
     let text = machine.key.to_openssh(russh::keys::ssh_key::LineEnding::LF).unwrap();
     machine.put("/root/identity", text.as_bytes(), "600");
+    // An agent with another key shows nothing; one with the right key would do.
+    let agent = |key: &str, words: &str| {
+        machine.sh(&format!(
+            "eval $(ssh-agent) >/dev/null; ssh-add -q {key}; keyward {words}; code=$?; kill $SSH_AGENT_PID; exit $code"
+        ))
+    };
+    machine.sh("ssh-keygen -q -t ed25519 -N '' -f /root/other").ok();
+    let words = "apply --yes --accept-evidence l2 /root/play/first.yml";
+    let done = agent("/root/other", words);
+    assert!(done.code == 5 && done.stderr.contains("nobody is known to hold a key"), "{done:?}");
+    let port = "sed -e 's/port: 2222/port: 2223/' /root/play/first.yml >/root/play/agent.yml";
+    machine.sh(port).ok();
+    let done = agent("/root/identity", "apply --yes --accept-evidence l2 /root/play/agent.yml");
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(
+        done.stdout.split_whitespace().collect::<Vec<_>>().join(" ").contains("ssh-agent signed a challenge"),
+        "{done:?}"
+    );
     let args = ["apply", "--yes", "--accept-evidence", "l2", "--identity", "/root/identity", "/root/play/first.yml"];
     let done = machine.keyward(&args);
     assert_eq!(done.code, 0, "{done:?}");

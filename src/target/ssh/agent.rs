@@ -6,11 +6,17 @@ use std::time::Duration;
 
 use russh::keys::agent::client::AgentClient;
 use russh::keys::agent::{AgentIdentity, AgentSessionBinding};
+use russh::keys::signature::Verifier;
 use russh::keys::ssh_key::encoding::{Decode as _, Reader as _};
-use russh::keys::{Certificate, HashAlg, PublicKey};
+use russh::keys::ssh_key::{Signature, SshSig};
+use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
+use crate::error::Failure;
+
+/// Domain of a signature that shows only that a key is held.
+const NAMESPACE: &str = "keyward";
 /// Largest answer; OpenSSH's own limit.
 const FRAME_LIMIT: usize = 256 << 10;
 /// Most keys that are looked at.
@@ -77,6 +83,35 @@ impl Agent {
             Err(_) => Err("the agent did not sign in time".to_owned()),
         }
     }
+}
+
+/// True when the agent behind `socket` holds the private half of `key`: it signs `challenge`, in the form of
+/// PROTOCOL.sshsig (OpenSSH), and the signature fits.
+///
+/// # Errors
+/// When the agent cannot be asked, or does not sign with a key that it lists.
+pub fn signs(socket: &Path, key: &crate::types::PublicKey, challenge: &[u8]) -> crate::error::Result<bool> {
+    let failed = |why: &dyn std::fmt::Display| {
+        Failure::unknown("ssh-agent", "cannot be asked").why(crate::proof::wire::plain(&why.to_string()))
+    };
+    let public = PublicKey::from_openssh(&key.line()).map_err(|error| failed(&error))?;
+    let data = SshSig::signed_data(NAMESPACE, HashAlg::Sha512, challenge).map_err(|error| failed(&error))?;
+    let hash = matches!(public.algorithm(), Algorithm::Rsa { .. }).then_some(HashAlg::Sha512);
+    let length = data.len();
+    let signing = async {
+        let mut agent = Agent::connect(socket).await?;
+        if !agent.identities().await?.iter().any(|(one, _)| one.key_data() == public.key_data()) {
+            return Ok(None);
+        }
+        let identity = AgentIdentity::PublicKey { key: public.clone(), comment: String::new() };
+        agent.sign(&identity, hash, data.clone()).await.map(Some)
+    };
+    let signed = super::driver::runtime().map_err(|error| failed(&error))?.block_on(signing);
+    let Some(signed) = signed.map_err(|why: String| failed(&why))? else { return Ok(false) };
+    let mut blob = signed.get(length..).unwrap_or_default();
+    let blob = Vec::<u8>::decode(&mut blob).map_err(|error| failed(&error))?;
+    let signature = Signature::try_from(blob.as_slice()).map_err(|error| failed(&error))?;
+    Ok(Verifier::verify(public.key_data(), &data, &signature).is_ok())
 }
 
 /// An IDENTITIES_ANSWER. A certificate comes as an identity of its own; it is given with its key.
