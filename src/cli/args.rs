@@ -270,6 +270,9 @@ pub struct AcknowledgeArgs {
 pub struct CancelArgs {
     /// The run; the pending one when left out
     pub run: Option<String>,
+    /// Why, from a controller
+    #[arg(long, hide = true, value_name = "TEXT")]
+    pub because: Option<String>,
 }
 
 /// Arguments of `show`.

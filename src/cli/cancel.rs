@@ -18,7 +18,7 @@ pub fn run(args: &CancelArgs) -> Result<Ending> {
     let (host, shelf, ledger) = (RealHost::new(), confirm::shelf()?, state::ledger_or_none());
     let pending = confirm::find(&shelf, "cancel", args.run.as_deref())?;
     let run = &pending.run;
-    let said = Said { confirmed: false, because: "cancelled by the operator".to_owned() };
+    let said = Said { confirmed: false, because: args.because.clone().unwrap_or_else(|| "by the operator".to_owned()) };
     if let Decision::Against(because) = guard::decide(&host, &shelf, run, None, &said)? {
         return Err(Failure::refused(format!("run {run}"), "was decided before: it cannot be cancelled any more")
             .why(because)

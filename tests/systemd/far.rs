@@ -30,8 +30,11 @@ fn words(done: &Done) -> String {
 
 impl Pair {
     fn new(test: &str, suite: &str) -> Option<Self> {
-        let started = Machine::start(suite, Mode::Service)
-            .and_then(|host| Ok((host, Machine::start("bookworm", Mode::Service)?)));
+        Self::of(test, Machine::start(suite, Mode::Service))
+    }
+
+    fn of(test: &str, host: Result<Machine, String>) -> Option<Self> {
+        let started = host.and_then(|host| Ok((host, Machine::start("bookworm", Mode::Service)?)));
         let (mut host, laptop) = match started {
             Ok(pair) => pair,
             Err(reason) => {
@@ -207,6 +210,8 @@ fn a_firewall_upstream_keeps_the_new_port_shut() {
     assert!(apply.stdout.contains("REFUTED  L3 login as deploy@"), "{}", said(&apply));
     assert!(begun.elapsed() < Duration::from_secs(55), "it gives up before the host does");
     pair.as_before(&blank);
+    let history = words(&pair.first("history"));
+    assert!(history.contains("was cancelled: the new door does not open from here"), "{history}");
 }
 
 #[test]
@@ -267,6 +272,16 @@ fn the_controller_is_killed_or_cut_off() {
     let history = pair.keyward(&format!("--host deploy@{}:2222 history", pair.host.address));
     assert!(history.stdout.contains("(exit 0)"), "{}", said(&history));
     assert_ne!(pair.host.door(22), Door::Open);
+}
+
+#[test]
+fn a_host_whose_sshd_logs_nothing() {
+    let host = Machine::start_with("bookworm", Mode::Service, &["--cap-add", "SYS_PTRACE"]);
+    let Some(pair) = Pair::of("a_host_whose_sshd_logs_nothing", host) else { return };
+    pair.host.sh("echo 'LogLevel QUIET' >/etc/ssh/sshd_config.d/10-quiet.conf; systemctl reload ssh").ok();
+    let apply = pair.first("apply --yes first.yml");
+    assert_eq!(apply.code, 0, "{}", said(&apply));
+    assert!(apply.stdout.contains("L3: deploy by publickey through port 2222"), "{}", said(&apply));
 }
 
 #[test]

@@ -25,6 +25,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long the end of a lost run is asked for, after its window.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Longest reason that is kept, in characters.
+const WHY: usize = 300;
+
 /// What the host said of a run that waits.
 #[derive(Debug, Clone)]
 struct Armed {
@@ -287,7 +290,10 @@ impl<'a> Proof<'a> {
         self.stage = Stage::Settled;
         let Some(armed) = self.armed.clone() else { return };
         teller.event(Event::Note { note: Note::warning("cancel", format!("undoing run {}: {why}", armed.run)) });
-        let cancelled = Relay::start(self.door, link, &spoken(&["cancel", &armed.run]), None).and_then(|mut relay| {
+        // For the history of the host.
+        let because: String = why.chars().filter(|c| !c.is_control()).take(WHY).collect();
+        let words = spoken(&["cancel", &format!("--because={because}"), &armed.run]);
+        let cancelled = Relay::start(self.door, link, &words, None).and_then(|mut relay| {
             loop {
                 match relay.next(PATIENCE)? {
                     Heard::Finished(_) => return Ok(()),
