@@ -171,7 +171,18 @@ impl Machine {
         self.sh(&format!("{units}; {words}")).stdout
     }
 
+    /// Confirms from a login of deploy's, which lasts until the run is over.
+    pub fn confirm(line: Line, key: &PrivateKey) {
+        let private_key = PrivateHalf::new(key.to_openssh(LineEnding::LF).unwrap().to_string());
+        let command = "sudo keyward confirm".to_owned();
+        Self::asked(Request::Login { line, user: "deploy".to_owned(), private_key, command });
+    }
+
     pub fn ask(&self, request: Request) -> Reply {
+        Self::asked(request)
+    }
+
+    fn asked(request: Request) -> Reply {
         let mut child =
             Command::new(KEYWARD).arg(WORKER_ARG).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut pipe = PipeWorker::new(child.stdout.take().unwrap(), child.stdin.take().unwrap());

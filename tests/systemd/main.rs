@@ -12,6 +12,7 @@ mod container;
 mod far;
 mod guard;
 mod last_resort;
+mod struck;
 mod unattended;
 
 use std::time::Instant;
