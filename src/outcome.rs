@@ -122,6 +122,13 @@ impl Evidence {
     /// How the evidence of an administrator's own login begins.
     pub const LOGIN: &'static str = "login as ";
 
+    /// The account of a login that should succeed.
+    pub fn login_of(&self) -> Option<&str> {
+        let what = self.what.strip_prefix("old door: ").unwrap_or(&self.what);
+        let rest = what.strip_prefix(Self::LOGIN).filter(|rest| !rest.contains("refused"))?;
+        rest.split([' ', ',']).next()
+    }
+
     /// True for an administrator's own login (not for one that has to be refused).
     pub fn is_login(&self) -> bool {
         self.what.starts_with(Self::LOGIN) && !self.what.contains("refused")

@@ -289,6 +289,11 @@ pub trait AccessCheck {
     /// # Errors
     /// `Refused` with the reasons.
     fn check(&self, promises: &[Promise], changes: &[Change], facts: &Facts, probe: &dyn Probe) -> Result<Vec<Note>>;
+
+    /// From where this account is let in, in words, when that is not everywhere; `None` also when it cannot be told.
+    fn limited(&self, _user: &str, _facts: &Facts, _probe: &dyn Probe) -> Option<String> {
+        None
+    }
 }
 
 /// Keeps the way back open while a run is on; handed to the engine by the caller.
@@ -304,6 +309,11 @@ pub trait Guard {
     /// # Errors
     /// When the deadline passes, or somebody cancels: the run is then rolled back.
     fn decide(&mut self, run: &str, evidence: &[Evidence]) -> Result<String>;
+
+    /// True when the decision is a confirmation by somebody who has come in through the new door.
+    fn confirms(&self) -> bool {
+        false
+    }
 
     /// Settles that the run holds; first writer wins against the deadline.
     ///

@@ -78,6 +78,17 @@ impl AccessCheck for WaysIn {
         }
         Ok(notes)
     }
+
+    fn limited(&self, user: &str, facts: &Facts, probe: &dyn Probe) -> Option<String> {
+        let ways = ways(facts, probe, None, &[user.to_owned()]).ok()?;
+        let from = &ways.accounts.first().filter(|account| account.ssh != Proven::No)?.from;
+        let places = [&from.only, &from.unsure, &from.but];
+        let named = places.iter().any(|list| !list.is_empty());
+        (from.everywhere != Proven::Yes && named).then(|| {
+            let list: Vec<&str> = from.only.iter().chain(&from.unsure).map(String::as_str).collect();
+            list.join(", ")
+        })
+    }
 }
 
 /// The rule of a rollback: what was possible before the run is possible again, and a person shows it.

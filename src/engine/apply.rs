@@ -1,6 +1,7 @@
 //! The transaction on one host: gates, additive changes, proof, the decision, subtractive changes, proof again.
 //! Anything that fails on the way is rolled back from the journal.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use crate::outcome::{Event, Evidence, Exit, Moment, Proven, Sink};
 use crate::resource::{AccessCheck, Guard, Prover, Task};
 
 use super::rollback::{self, Machine, Scope, count};
-use super::{About, Outcome, gate, look, step};
+use super::{About, Outcome, gate, limited, look, step};
 
 /// Whether a host that is as wanted is still proven by real logins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,8 @@ struct Run<'a, 'b> {
     sink: &'b mut dyn Sink,
     /// Something could not be told for sure.
     unverified: bool,
+    /// Logins that this host cannot make, since they count from some addresses only.
+    limited: BTreeSet<String>,
 }
 
 /// Applies a plan that was shown.
@@ -138,15 +141,6 @@ fn needs_decision(changes: &[Change]) -> bool {
     changes.iter().any(|change| change.stage == Stage::Subtractive || change.risk == Risk::Access)
 }
 
-/// Once doors were closed, an administrator's login that cannot be told is no reason to keep them closed.
-fn still_let_in(evidence: &[Evidence], changes: &[Change]) -> Result<()> {
-    let lost = evidence.iter().find(|piece| piece.is_login() && piece.proven != Proven::Yes);
-    match lost.filter(|_| closes_access(changes)) {
-        None => Ok(()),
-        Some(piece) => Err(Failure::failed("proof", &piece.what).why(&piece.seen)),
-    }
-}
-
 fn closes_access(changes: &[Change]) -> bool {
     changes.iter().any(|change| change.stage == Stage::Subtractive && change.risk == Risk::Access)
 }
@@ -190,7 +184,7 @@ fn transaction(request: Apply<'_>, sink: &mut dyn Sink) -> Outcome {
         Err(failure) => return stopped(failure, sink),
     };
     sink.event(Event::Started { run: journal.run().to_owned() });
-    let mut run = Run { request, journal, sink, unverified: false };
+    let mut run = Run { request, journal, sink, unverified: false, limited: BTreeSet::new() };
     match run.stages() {
         Ok(changes) => run.committed(changes),
         Err(failure) => run.rolled_back(failure),
@@ -222,7 +216,7 @@ impl Run<'_, '_> {
         }
         self.settled()?;
         let evidence = self.prove(Moment::Final, &plan.promises, false)?;
-        still_let_in(&evidence, &plan.changes)?;
+        self.still_let_in(&evidence, &plan.changes)?;
         if made > 0 {
             self.request.guard.commit(self.journal.run())?;
         }
@@ -306,7 +300,7 @@ impl Run<'_, '_> {
         if promises.is_empty() {
             return Ok(Vec::new());
         }
-        let evidence = match self.request.prover.take() {
+        let mut evidence = match self.request.prover.take() {
             None => Vec::new(),
             Some(prover) => {
                 let gathered = self.gather(&mut *prover, moment, promises);
@@ -314,6 +308,7 @@ impl Run<'_, '_> {
                 gathered?
             }
         };
+        self.limited.extend(limited::mark(&mut evidence, self.request.access, self.request.host));
         for piece in &evidence {
             self.journal.note(&Record::Evidence { evidence: piece.clone() })?;
             self.sink.event(Event::Proof { evidence: piece.clone() });
@@ -345,13 +340,29 @@ impl Run<'_, '_> {
         }
         let unknown = evidence.iter().find(|piece| piece.proven == Proven::Unknown);
         let shown = evidence.iter().any(|piece| piece.proven == Proven::Yes);
-        if closing && (unknown.is_some() || !shown) {
-            let why = unknown
-                .map_or_else(|| "nothing was tried".to_owned(), |piece| format!("{}: {}", piece.what, piece.seen));
+        // Who confirms comes from such an address, through the new door.
+        let by_somebody = self.request.guard.confirms() && !self.limited.is_empty();
+        let open =
+            |piece: &&Evidence| piece.proven == Proven::Unknown && !(by_somebody && self.limited.contains(&piece.what));
+        let left = evidence.iter().find(open);
+        if closing && (left.is_some() || !(shown || by_somebody)) {
+            let why =
+                left.map_or_else(|| "nothing was tried".to_owned(), |piece| format!("{}: {}", piece.what, piece.seen));
             return Err(Failure::failed("proof", "the new way in could not be shown, so the old one stays").why(why));
         }
         self.unverified |= unknown.is_some() || !shown;
         Ok(())
+    }
+
+    /// Once doors were closed, an administrator's login that cannot be told is no reason to keep them closed, but for
+    /// one that this host cannot make, and somebody made it to confirm.
+    fn still_let_in(&self, evidence: &[Evidence], changes: &[Change]) -> Result<()> {
+        let excused = |piece: &Evidence| self.request.guard.confirms() && self.limited.contains(&piece.what);
+        let lost = evidence.iter().find(|piece| piece.is_login() && piece.proven != Proven::Yes && !excused(piece));
+        match lost.filter(|_| closes_access(changes)) {
+            None => Ok(()),
+            Some(piece) => Err(Failure::failed("proof", &piece.what).why(&piece.seen)),
+        }
     }
 
     fn committed(mut self, changes: usize) -> Outcome {

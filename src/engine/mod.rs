@@ -6,6 +6,7 @@ mod assess;
 mod gate;
 pub mod guard;
 pub mod last_resort;
+mod limited;
 mod live_account;
 mod rollback;
 mod step;

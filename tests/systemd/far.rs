@@ -284,6 +284,26 @@ fn a_host_whose_sshd_logs_nothing() {
     assert!(apply.stdout.contains("L3: deploy by publickey through port 2222"), "{}", said(&apply));
 }
 
+/// The host's own proof comes from no address that is let in; this side does.
+#[test]
+fn a_host_that_lets_in_from_some_addresses_only() {
+    let Some(pair) = Pair::new("a_host_that_lets_in_from_some_addresses_only", "bookworm") else { return };
+    let text = pair.laptop.address.to_string();
+    let range = format!("{}.0/24", text.rsplit_once('.').unwrap().0);
+    let lines = format!("AllowUsers deploy@{range} root@{range}\n");
+    pair.host.put("/etc/ssh/sshd_config.d/10-allow.conf", lines.as_bytes(), "600");
+    pair.host.sh("systemctl reload ssh").ok();
+    let apply = pair.first("apply --yes first.yml");
+    assert_eq!(apply.code, 9, "{}", said(&apply));
+    let told = words(&apply);
+    assert!(
+        told.contains("UNKNOWN L2 login as deploy") && told.contains("it is let in from some addresses only"),
+        "{told}"
+    );
+    assert!(told.contains("proven L3 login as deploy@") && told.contains("L3: deploy by publickey"), "{told}");
+    assert!(pair.host.login("deploy", 2222).ok);
+}
+
 #[test]
 fn what_keeps_us_out_is_told_apart() {
     let Some(pair) = Pair::new("what_keeps_us_out_is_told_apart", "trixie") else { return };

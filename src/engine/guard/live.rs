@@ -133,6 +133,10 @@ impl Guard for LiveGuard<'_> {
         }
     }
 
+    fn confirms(&self) -> bool {
+        self.terms.wanted == Wanted::Confirmation
+    }
+
     fn commit(&mut self, run: &str) -> Result<()> {
         if self.left_ms()? == 0 {
             return Err(too_late(run));
