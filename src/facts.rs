@@ -73,7 +73,30 @@ pub struct Doors {
     pub root: String,
     /// True when passwords are taken.
     pub passwords: bool,
+    /// What else decides who gets in, in sshd's own words (`sshd -T`), each a line of a configuration; see [`KEPT`].
+    #[serde(default)]
+    pub also: Vec<String>,
 }
+
+/// Keywords of [`Doors::also`]: where keys are, which count, who may come, and by which host keys the client knows it.
+const KEPT: [&str; 16] = [
+    "authorizedkeysfile",
+    "authorizedkeyscommand",
+    "authorizedkeyscommanduser",
+    "authorizedprincipalsfile",
+    "trustedusercakeys",
+    "revokedkeys",
+    "strictmodes",
+    "pubkeyacceptedalgorithms",
+    "pubkeyacceptedkeytypes",
+    "allowusers",
+    "denyusers",
+    "allowgroups",
+    "denygroups",
+    "usepam",
+    "hostkey",
+    "addressfamily",
+];
 
 /// True when this listener is sshd's, or systemd's for it; also when the kernel does not show whose it is.
 pub fn serves_ssh(listener: &Listener) -> bool {
@@ -107,8 +130,18 @@ impl Doors {
             ports,
             root: effective.get("permitrootlogin").unwrap_or("prohibit-password").to_owned(),
             passwords: yes("passwordauthentication") || yes("kbdinteractiveauthentication"),
+            also: kept(&output.stdout),
         }))
     }
+}
+
+/// The lines that [`KEPT`] names. What is not set is left to the default.
+fn kept(effective: &str) -> Vec<String> {
+    let wanted = |line: &&str| {
+        let (keyword, value) = line.split_once(' ').unwrap_or((line, ""));
+        KEPT.contains(&keyword.to_ascii_lowercase().as_str()) && !value.is_empty() && value != "none"
+    };
+    effective.lines().filter(wanted).map(str::to_owned).collect()
 }
 
 /// sshd's executable.
@@ -283,12 +316,20 @@ const LENT: &str = "mount -t tmpfs -o mode=755 tmpfs /run && mkdir -m 0755 /run/
 /// # Errors
 /// When a program does not start.
 pub fn ask_sshd(probe: &dyn Probe, args: &[&str]) -> Result<Output> {
-    let output = probe.ask(&Command::new([SSHD].into_iter().chain(args.iter().copied())))?;
+    answer_of_sshd(probe, &Command::new([SSHD].into_iter().chain(args.iter().copied())))
+}
+
+/// The answer of sshd to a question, such as that of [`sshd_for`].
+///
+/// # Errors
+/// As [`ask_sshd`].
+pub fn answer_of_sshd(probe: &dyn Probe, question: &Command) -> Result<Output> {
+    let output = probe.ask(question)?;
     if !output.stderr.contains("Missing privilege separation directory") {
         return Ok(output);
     }
     let lent = ["/usr/bin/unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", LENT, "sshd"];
-    probe.ask(&Command::new(lent.into_iter().chain(args.iter().copied())))
+    probe.ask(&Command::new(lent.into_iter().chain(question.argv.iter().skip(1).map(String::as_str))))
 }
 
 /// The ports on which systemd listens for sshd, sorted.

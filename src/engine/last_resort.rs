@@ -46,11 +46,15 @@ pub fn keep_a_door(records: &[Record], host: &dyn Host) -> Option<Failure> {
     })
 }
 
-fn listens(ports: &[u16], probe: &dyn Probe) -> Result<bool> {
+fn listens(ports: &[u16], host: &dyn Host) -> Result<bool> {
     let end = Instant::now() + WAIT;
     loop {
-        let ours = |listener: &Listener| ports.contains(&listener.port) && facts::serves_ssh(listener);
-        if probe.listeners()?.iter().any(ours) {
+        let ours = |listener: &&Listener| ports.contains(&listener.port) && facts::serves_ssh(listener);
+        let listeners = host.listeners()?;
+        let found: Vec<&Listener> = listeners.iter().filter(ours).collect();
+        // A socket of systemd's takes connections also while sshd cannot start.
+        let sshd = |one: &&Listener| one.programs.iter().any(|name| name.starts_with("sshd"));
+        if found.iter().any(sshd) || !found.is_empty() && host.ask(&Command::new([SSHD, "-t"]))?.ok() {
             return Ok(true);
         }
         if Instant::now() >= end {
@@ -66,11 +70,18 @@ fn config(doors: &Doors) -> String {
         text.push_str(&format!("Port {port}\n"));
     }
     let passwords = if doors.passwords { "yes" } else { "no" };
+    // Below OpenSSH 8.7 the second of the two keywords counts; later it is another name of the first.
     text.push_str(&format!(
-        "PidFile {PID_FILE}\nPermitRootLogin {}\nPasswordAuthentication {passwords}\nUsePAM yes\n\
-         KbdInteractiveAuthentication {passwords}\nPubkeyAuthentication yes\n",
+        "PidFile {PID_FILE}\nPermitRootLogin {}\nPasswordAuthentication {passwords}\n\
+         KbdInteractiveAuthentication {passwords}\nChallengeResponseAuthentication {passwords}\n\
+         PubkeyAuthentication yes\n",
         doors.root
     ));
+    for line in &doors.also {
+        text.push_str(&format!("{line}\n"));
+    }
+    // The first value counts; without PAM an account with a locked password would be shut.
+    text.push_str("UsePAM yes\n");
     text
 }
 
@@ -81,6 +92,10 @@ fn open(doors: &Doors, host: &dyn Host) -> Result<()> {
     }
     let node = Node::File { content: config(doors).into_bytes(), mode: 0o600, owner: Owner::Actor };
     host.put(&AbsPath::fixed(CONFIG), &Actor::Root, &node)?;
+    if Facts::gather(host)?.init == Init::Systemd {
+        // It holds the port; who is logged in through it stays.
+        drop(host.run(&Command::new([SYSTEMCTL, "stop", "ssh.socket"])));
+    }
     for port in &doors.ports {
         // A firewall that could not be undone must not be what keeps everybody out.
         rules("-I", *port, host);
@@ -177,9 +192,18 @@ mod tests {
 
     #[test]
     fn it_allows_what_was_allowed_before_and_no_more() {
-        let doors = Doors { ports: vec![22, 2200], root: "prohibit-password".into(), passwords: false };
+        let also = vec!["allowusers ops".to_owned(), "authorizedkeysfile /etc/ssh/keys/%u".to_owned()];
+        let doors = Doors { ports: vec![22, 2200], root: "prohibit-password".into(), passwords: false, also };
         let text = config(&doors);
-        for line in ["Port 22", "Port 2200", "PermitRootLogin prohibit-password", "PasswordAuthentication no"] {
+        for line in [
+            "Port 22",
+            "Port 2200",
+            "PermitRootLogin prohibit-password",
+            "PasswordAuthentication no",
+            "ChallengeResponseAuthentication no",
+            "allowusers ops",
+            "authorizedkeysfile /etc/ssh/keys/%u",
+        ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }
     }

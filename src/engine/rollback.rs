@@ -339,7 +339,7 @@ pub fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
-/// The newest run with a change in force, or one that never ended.
+/// The newest run with a change in force, or one that never ended, or whose undo was incomplete.
 ///
 /// # Errors
 /// Input when there is none.
@@ -351,7 +351,7 @@ pub fn newest(shelf: &dyn Shelf) -> Result<String> {
         if closed && super::way_back::is_one(&records) {
             continue;
         }
-        if !closed || made(&records).iter().any(|change| !change.undone) {
+        if !closed || journal::is_degraded(&records) || made(&records).iter().any(|change| !change.undone) {
             return Ok(run);
         }
     }

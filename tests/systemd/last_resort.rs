@@ -1,7 +1,7 @@
 //! An undo after which sshd does not come back: the sshd of last resort lets in whom the old door let in, until the real
 //! one is mended.
 
-use keyward::proof::Door;
+use keyward::proof::{Door, Stage};
 
 use crate::container::{Machine, Mode};
 use crate::guard::Pending;
@@ -13,18 +13,42 @@ const BROKEN: &str = "#!/bin/sh\n\
 
 #[test]
 fn somebody_gets_in_when_sshd_does_not_come_back() {
-    let test = "somebody_gets_in_when_sshd_does_not_come_back";
-    let machine = Machine::start("bookworm", Mode::Service).inspect(|machine| {
+    last_resort("somebody_gets_in_when_sshd_does_not_come_back", "bookworm", Mode::Service);
+}
+
+/// Behind its socket, which systemd holds open although nobody answers.
+#[test]
+fn somebody_gets_in_when_sshd_does_not_come_back_behind_its_socket() {
+    last_resort("somebody_gets_in_when_sshd_does_not_come_back_behind_its_socket", "trixie", Mode::Socket);
+}
+
+/// OpenSSH 8.4 offers passwords by two names.
+#[test]
+fn the_last_resort_is_no_wider_than_the_door_was() {
+    last_resort("the_last_resort_is_no_wider_than_the_door_was", "bullseye", Mode::Service);
+}
+
+/// Passwords are off, root's key is where only this configuration looks, and root and deploy alone may come.
+const DOOR: &str = "PasswordAuthentication no\nChallengeResponseAuthentication no\n\
+    AuthorizedKeysFile .ssh/authorized_keys /etc/ssh/keys/%u\nAllowUsers root deploy\n";
+
+fn last_resort(test: &str, suite: &str, mode: Mode) {
+    let machine = Machine::start(suite, mode).inspect(|machine| {
         let line = format!("{} ops@laptop\n", machine.key.public_key().to_openssh().unwrap());
-        machine.sh("mkdir -p -m 700 /root/.ssh").ok();
-        machine.put("/root/.ssh/authorized_keys", line.as_bytes(), "600");
+        machine.sh("mkdir -m 755 /etc/ssh/keys; useradd -m -s /bin/bash -p '*' other").ok();
+        machine.put("/etc/ssh/keys/root", line.as_bytes(), "644");
+        machine.put("/etc/ssh/keys/other", line.as_bytes(), "644");
+        machine.put("/etc/ssh/sshd_config.d/10-door.conf", DOOR.as_bytes(), "600");
+        machine.sh("systemctl try-reload-or-restart ssh.service").ok();
     });
     let Some(pending) = Pending::begin_on(test, "300s", machine) else { return };
     let machine = &pending.machine;
     machine.sh("cp -p /usr/sbin/sshd /usr/sbin/sshd.real").ok();
     machine.put("/usr/sbin/sshd.new", BROKEN.as_bytes(), "755");
     machine.sh("mv /usr/sbin/sshd.new /usr/sbin/sshd; systemctl kill -s KILL ssh.service; pkill -KILL sshd; true").ok();
-    assert_ne!(machine.door(22), Door::Open, "sshd is gone");
+    if mode == Mode::Service {
+        assert_ne!(machine.door(22), Door::Open, "sshd is gone");
+    }
 
     let cancelled = machine.keyward(&["cancel"]);
     assert_eq!(cancelled.code, 4, "{cancelled:?}");
@@ -32,6 +56,8 @@ fn somebody_gets_in_when_sshd_does_not_come_back() {
     assert!(status.code == 4 && status.stdout.contains("keyward acknowledge"), "{status:?}");
     let reply = machine.login("root", 22);
     assert!(reply.stdout.starts_with("root\n"), "root gets in through the old port: {reply:?}");
+    let other = machine.login("other", 22);
+    assert!(other.stage == Stage::Auth && other.methods == ["publickey"], "no wider than the door was: {other:?}");
     let early = machine.keyward(&["acknowledge"]);
     assert!(early.code == 5 && early.stderr.contains("broken by the test"), "{early:?}");
     assert!(machine.login("root", 22).stdout.starts_with("root\n"), "it stays until sshd is mended");
@@ -39,7 +65,8 @@ fn somebody_gets_in_when_sshd_does_not_come_back() {
     machine.sh("mv /usr/sbin/sshd.real /usr/sbin/sshd").ok();
     machine.keyward(&["acknowledge"]).ok();
     assert!(machine.login("root", 22).stdout.starts_with("root\n"), "the real one serves again");
-    assert_eq!(machine.sh("systemctl is-active ssh.service").stdout.trim(), "active");
+    let unit = if mode == Mode::Socket { "ssh.socket" } else { "ssh.service" };
+    assert_eq!(machine.sh(&format!("systemctl is-active {unit}")).stdout.trim(), "active");
     let left = machine
         .sh("systemctl is-active keyward-last-resort; ls /run/keyward/last-resort*; iptables-save | grep keyward");
     assert_eq!(left.stdout.trim(), "inactive", "{left:?}");

@@ -117,7 +117,7 @@ fn account(desired: &Desired, probe: &dyn Probe) -> Result<Account> {
 /// Asks sshd itself, which knows its Match blocks.
 fn ask(probe: &dyn Probe, name: &str) -> Result<Setting> {
     let question = crate::facts::sshd_for(name, probe);
-    let answer = probe.ask(&question)?;
+    let answer = crate::facts::answer_of_sshd(probe, &question)?;
     if !answer.ok() {
         return fallback(probe, &answer.last_line());
     }
