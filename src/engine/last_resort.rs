@@ -54,7 +54,7 @@ fn listens(ports: &[u16], host: &dyn Host) -> Result<bool> {
         let found: Vec<&Listener> = listeners.iter().filter(ours).collect();
         // A socket of systemd's takes connections also while sshd cannot start.
         let sshd = |one: &&Listener| one.programs.iter().any(|name| name.starts_with("sshd"));
-        if found.iter().any(sshd) || !found.is_empty() && host.ask(&Command::new([SSHD, "-t"]))?.ok() {
+        if found.iter().any(sshd) || !found.is_empty() && facts::ask_sshd(host, &["-t"])?.ok() {
             return Ok(true);
         }
         if Instant::now() >= end {
@@ -86,9 +86,11 @@ fn config(doors: &Doors) -> String {
 }
 
 fn open(doors: &Doors, host: &dyn Host) -> Result<()> {
-    let run_dir = AbsPath::fixed("/run/sshd");
-    if host.meta(&run_dir, &Actor::Root)?.is_none() {
-        host.put(&run_dir, &Actor::Root, &Node::Dir { mode: 0o755, owner: Owner::Actor })?;
+    for (dir, mode) in [("/run/sshd", 0o755), ("/run/keyward", 0o700)] {
+        let dir = AbsPath::fixed(dir);
+        if host.meta(&dir, &Actor::Root)?.is_none() {
+            host.put(&dir, &Actor::Root, &Node::Dir { mode, owner: Owner::Actor })?;
+        }
     }
     let node = Node::File { content: config(doors).into_bytes(), mode: 0o600, owner: Owner::Actor };
     host.put(&AbsPath::fixed(CONFIG), &Actor::Root, &node)?;
