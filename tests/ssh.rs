@@ -10,6 +10,8 @@ mod doors;
 mod hostile;
 #[path = "ssh/keys.rs"]
 mod keys;
+#[path = "ssh/liar.rs"]
+mod liar;
 #[path = "ssh/logins.rs"]
 mod logins;
 #[path = "ssh/push.rs"]

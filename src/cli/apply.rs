@@ -17,6 +17,9 @@ use super::live::Live;
 use super::terminal::Terminal;
 use super::{Ending, evidence, example, loader, rehearse, state, tree};
 
+/// What is asked before the first change.
+pub const QUESTION: &str = "Apply this plan? Type yes: ";
+
 /// Applies a playbook.
 pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result<Ending> {
     let job = match terminal.job(&args.playbook)? {
@@ -67,7 +70,7 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
     let live = Live {
         verb: "apply",
         object: job.about.playbook.clone(),
-        question: "Apply this plan? Type yes: ",
+        question: QUESTION,
         args: &args.live,
         host: &host,
         facts: &facts,

@@ -83,12 +83,31 @@ impl Signals {
     /// # Errors
     /// When the kernel refuses.
     pub fn hold() -> Result<Self> {
-        let action = SigAction::new(SigHandler::Handler(notice), SaFlags::SA_RESTART, SigSet::empty());
-        for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGTSTP, Signal::SIGQUIT] {
+        let all = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGTSTP, Signal::SIGQUIT];
+        Self::take(SigHandler::Handler(notice), &all)
+    }
+
+    /// For a controller: a closed terminal ends nothing, and the first Ctrl-C is noticed. Whatever the host says, the
+    /// second one and a kill end it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn hold_once() -> Result<Self> {
+        Self::take(SigHandler::Handler(notice), &[Signal::SIGHUP, Signal::SIGINT])
+    }
+
+    /// From now on Ctrl-C ends the process.
+    pub fn let_go(&self) {
+        drop(Self::take(SigHandler::SigDfl, &[Signal::SIGINT]));
+    }
+
+    fn take(handler: SigHandler, signals: &[Signal]) -> Result<Self> {
+        let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+        for signal in signals {
             // SAFETY: the handler stores to an atomic and does nothing else, which is safe at any moment.
             #[allow(unsafe_code, reason = "nix marks all of sigaction(2) unsafe; the handler only stores to an atomic")]
             unsafe {
-                sigaction(signal, &action)
+                sigaction(*signal, &action)
                     .map_err(|errno| Failure::refused("signals", "cannot be taken over").why(errno.desc()))?;
             }
         }

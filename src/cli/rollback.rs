@@ -19,7 +19,8 @@ use super::live::{Live, agree};
 use super::terminal::{self, Terminal};
 use super::{Ending, job, state};
 
-const QUESTION: &str = "Undo this run? Type yes: ";
+/// What is asked before the first change.
+pub const QUESTION: &str = "Undo this run? Type yes: ";
 
 /// Rolls back on this machine.
 pub fn run(args: &RollbackArgs, terminal: &mut Terminal) -> Result<Ending> {

@@ -13,6 +13,11 @@ use crate::outcome::{Event, Exit, Sink};
 use super::args::UninstallArgs;
 use super::{Ending, state, terminal};
 
+/// What is asked first.
+pub fn question() -> String {
+    format!("Remove {} and {}? Type yes: ", state::STATE, state::RUN)
+}
+
 /// Removes the state, after a question.
 pub fn run(args: &UninstallArgs, sink: &mut dyn Sink) -> Result<Ending> {
     state::need_root("to remove keyward's state")?;
@@ -40,7 +45,7 @@ pub fn run(args: &UninstallArgs, sink: &mut dyn Sink) -> Result<Ending> {
             return Err(Failure::refused("uninstall", "needs a yes and there is no terminal to ask on")
                 .hint("keyward uninstall --yes"));
         }
-        if terminal::ask(&format!("Remove {} and {}? Type yes: ", state::STATE, state::RUN)) != "yes" {
+        if terminal::ask(&question()) != "yes" {
             return Err(Failure::refused("uninstall", "declined, nothing changed"));
         }
     }

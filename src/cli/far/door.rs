@@ -77,6 +77,11 @@ impl<'a> Door<'a> {
         &self.place
     }
 
+    /// Where the playbook puts sshd.
+    pub const fn port(&self) -> Option<u16> {
+        self.port
+    }
+
     /// The keys of the playbook's administrators that can be signed with here.
     ///
     /// # Errors

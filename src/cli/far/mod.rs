@@ -3,8 +3,10 @@
 //! world: it logs in anew through the new door before a run is kept. It opens no file that the host names, and shows
 //! nothing that the host says unescaped.
 
+mod after;
 pub mod args;
 mod door;
+mod heed;
 mod proof;
 mod relay;
 pub mod secret;
@@ -12,8 +14,8 @@ mod words;
 
 use std::time::Duration;
 
-use crate::error::{Failure, Result};
-use crate::outcome::{Event, Exit, Sink};
+use crate::error::Result;
+use crate::outcome::{Event, Exit, Sink as _};
 use crate::target::ssh::Destination;
 
 use super::Ending;
@@ -50,24 +52,26 @@ pub fn run(cli: &Cli, destination: &Destination, terminal: &mut Terminal) -> Res
     let live = words::live(&cli.verb);
     let by_itself = matches!(cli.verb, Verb::Apply(_)) && !door.held()?.is_empty();
     let usual = if !by_itself && terminal::can_ask() { WITH_A_PERSON } else { BY_ITSELF };
-    let words = words::of(&cli.verb, &cli.global, live.map(|live| live.confirm_within.unwrap_or(usual)))?;
+    let window = live.map(|live| live.confirm_within.unwrap_or(usual));
+    let words = words::of(&cli.verb, &cli.global, window)?;
     let link = door.open(terminal)?;
-    let mut relay = Relay::start(&door, &link, &words, job.as_ref())?;
-    let mut proof = Proof::new(&cli.verb, live, job.as_ref(), &door);
-    let mut teller = Teller { command: command(door.place()), sink: terminal };
-    let told = converse(&mut relay, &mut proof, &mut teller);
+    let mut relay = Relay::start(&door, &link, &words, job.as_ref(), relay::LONGEST)?;
+    let mut proof = Proof::new(&cli.verb, live, job.as_ref(), &door, window.unwrap_or(BY_ITSELF));
+    let told = converse(&mut relay, &mut proof, terminal);
+    let lied = relay.lied();
     drop(relay);
     let mut ending = match told {
         Ok(ending) => ending,
-        Err(failure) => proof.afterwards(failure, &mut teller)?,
+        Err(failure) if lied => proof.refused(failure, terminal),
+        Err(failure) => proof.afterwards(&link, failure, terminal)?,
     };
-    if let Some(place) = proof.last(&mut ending, &mut teller) {
-        teller.command = command(&place);
+    if let Some(place) = proof.last(&link, &mut ending, terminal) {
+        // What is typed next goes through the new door.
+        ending.next = ending.next.replacen(&proof.heed.command, &command(&place), 1);
     }
-    ending.next = teller.here(&ending.next);
     if (login.leave_nothing || matches!(cli.verb, Verb::Uninstall(_))) && ending.exit != Exit::Pending {
         // After a port move the first connection may be the only one that still has root.
-        door.clean(&link, &mut teller);
+        door.clean(&link, terminal);
     }
     Ok(ending)
 }
@@ -77,83 +81,22 @@ fn command(place: &Destination) -> String {
 }
 
 /// Shows what the host says and answers what it asks, until it has finished.
-fn converse(relay: &mut Relay, proof: &mut Proof<'_>, teller: &mut Teller<'_>) -> Result<Ending> {
+fn converse(relay: &mut Relay, proof: &mut Proof<'_>, terminal: &mut Terminal) -> Result<Ending> {
     loop {
         match relay.next(Duration::from_millis(100))? {
             relay::Heard::Silence => {}
-            relay::Heard::Finished(ending) => return Ok(ending),
-            relay::Heard::Event(event) => match *event {
+            relay::Heard::Finished(ending) => return proof.heed.ending(ending).map_err(|why| relay.lie(why)),
+            relay::Heard::Event(event) => match proof.heed.event(*event).map_err(|why| relay.lie(why))? {
                 Event::Asked { question } => {
-                    let answer = proof.answer(&question, teller)?;
+                    let answer = proof.answer(&question, terminal)?;
                     relay.answer(answer)?;
                 }
                 event => {
                     proof.see(&event);
-                    teller.event(event);
+                    terminal.event(event);
                 }
             },
         }
-        proof.go_on(relay.link(), teller);
-    }
-}
-
-/// Shows events, with `--host` in the commands that they name.
-struct Teller<'a> {
-    /// `keyward --host HOST`.
-    command: String,
-    sink: &'a mut Terminal,
-}
-
-impl Teller<'_> {
-    /// A command for the host itself, as it is typed here.
-    fn here(&self, text: &str) -> String {
-        let mut out = text.to_owned();
-        for verb in words::VERBS {
-            let bare = format!("keyward {verb}");
-            // A word of another command (`sudo keyward confirm`) is typed on the host.
-            let typed =
-                out.starts_with(&bare) || out.contains(&format!(": {bare}")) || out.contains(&format!("; {bare}"));
-            if typed {
-                out = out.replace(&bare, &format!("{} {verb}", self.command));
-            }
-        }
-        out
-    }
-}
-
-impl Sink for Teller<'_> {
-    fn event(&mut self, event: Event) {
-        let event = match event {
-            Event::Failed { failure } => Event::Failed { failure: self.failure(failure) },
-            Event::RollingBack { reason } => Event::RollingBack { reason: self.failure(reason) },
-            other => other,
-        };
-        self.sink.event(event);
-    }
-}
-
-impl Teller<'_> {
-    fn failure(&self, failure: Failure) -> Failure {
-        Failure { hint: self.here(&failure.hint), ..failure }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::args;
-
-    #[test]
-    fn commands_of_the_host_are_typed_here() {
-        let words = ["keyward", "status"].map(std::ffi::OsString::from);
-        let cli = args::parse(words).unwrap();
-        let mut terminal = Terminal::new(&cli.global, false, false);
-        let teller = Teller { command: "keyward --host root@web".into(), sink: &mut terminal };
-        let here = |text: &str| teller.here(text);
-        assert_eq!(here("keyward show r1"), "keyward --host root@web show r1");
-        assert_eq!(here("undo it now: keyward cancel r1"), "undo it now: keyward --host root@web cancel r1");
-        assert_eq!(here("ssh -p 1 x sudo keyward confirm r1"), "ssh -p 1 x sudo keyward confirm r1");
-        assert_eq!(here("once it is over: keyward rollback r"), "once it is over: keyward --host root@web rollback r");
-        assert_eq!(here(""), "");
+        proof.go_on(relay, terminal);
     }
 }

@@ -16,29 +16,38 @@ use super::super::handed;
 use super::super::job::Job;
 use super::super::state::quoted;
 use super::super::{Ending, live, terminal};
-use super::Teller;
 use super::door::{Door, Way, fingerprint};
+use super::heed::Heed;
 use super::relay::{Heard, Relay};
 
 /// Between two tries to log in.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the end of a lost run is asked for, after its window.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a run that was confirmed may take for its last stage.
+const LAST_STAGE: Duration = Duration::from_secs(600);
 
 /// Longest reason that is kept, in characters.
 const WHY: usize = 300;
 
 /// What the host said of a run that waits.
 #[derive(Debug, Clone)]
-struct Armed {
-    run: String,
+pub(super) struct Armed {
+    pub(super) run: String,
     nonce: String,
     window: Duration,
     at: Instant,
 }
 
+impl Armed {
+    /// Until the host undoes it.
+    pub(super) fn left(&self) -> Duration {
+        self.window.saturating_sub(self.at.elapsed())
+    }
+}
+
 /// How far the run has come.
-enum Stage {
+pub(super) enum Stage {
     /// Both doors are not open yet, or nothing has to be confirmed.
     Waits,
     /// They are.
@@ -51,24 +60,37 @@ enum Stage {
 
 /// One verb on one host, seen from outside.
 pub struct Proof<'a> {
-    door: &'a Door<'a>,
+    pub(super) door: &'a Door<'a>,
     verb: &'static str,
     object: String,
     live: Option<&'a LiveArgs>,
     /// Keys of administrators that can be signed with here; none for a verb that only a person can confirm.
     held: Vec<(UserName, PublicKey)>,
     plan: Option<Plan>,
-    started: Option<String>,
-    armed: Option<Armed>,
-    stage: Stage,
+    pub(super) started: Option<String>,
+    pub(super) armed: Option<Armed>,
+    pub(super) stage: Stage,
     /// The new door, once it has opened.
-    way: Option<Way>,
+    pub(super) way: Option<Way>,
+    /// True once this side has confirmed through it.
+    confirmed: bool,
+    /// How long the run waits, as it was told from here: what the host says of it may only be less.
+    window: Duration,
     signals: Option<Signals>,
+    /// What the host may say.
+    pub(super) heed: Heed,
 }
 
 impl<'a> Proof<'a> {
     /// Nothing was seen yet.
-    pub fn new(verb: &Verb, live: Option<&'a LiveArgs>, job: Option<&Job>, door: &'a Door<'a>) -> Self {
+    pub fn new(
+        verb: &Verb,
+        live: Option<&'a LiveArgs>,
+        job: Option<&Job>,
+        door: &'a Door<'a>,
+        window: Duration,
+    ) -> Self {
+        let heed = Heed::new(verb, super::command(door.place()));
         let (verb, object) = match verb {
             Verb::Apply(_) => ("apply", job.map(|job| job.about.playbook.clone()).unwrap_or_default()),
             Verb::Rollback(args) => ("rollback", args.run.clone().unwrap_or_default()),
@@ -77,7 +99,8 @@ impl<'a> Proof<'a> {
         // Nobody can prove somebody else's key, and those that a rollback brings back are not the playbook's.
         let held = if verb == "apply" { door.held().unwrap_or_default() } else { Vec::new() };
         let (plan, started, armed, way, signals) = (None, None, None, None, None);
-        Self { door, verb, object, live, held, plan, started, armed, stage: Stage::Waits, way, signals }
+        let (stage, confirmed) = (Stage::Waits, false);
+        Self { door, verb, object, live, held, plan, started, armed, stage, way, confirmed, window, signals, heed }
     }
 
     /// Takes note of an event.
@@ -85,16 +108,16 @@ impl<'a> Proof<'a> {
         match event {
             Event::Planned { plan } => self.plan = Some((**plan).clone()),
             Event::Started { run } => self.started = Some(run.clone()),
-            Event::Armed { run, nonce, window_ms, .. } if is_word(run) && is_word(nonce) => {
-                let window = Duration::from_millis(*window_ms);
+            // The first one counts: a host that says it again must not move the deadline.
+            Event::Armed { run, nonce, window_ms, .. } if self.armed.is_none() => {
+                let window = Duration::from_millis(*window_ms).min(self.window);
                 self.armed = Some(Armed { run: run.clone(), nonce: nonce.clone(), window, at: Instant::now() });
                 // From here on a Ctrl-C is a wish to undo, not an end.
-                self.signals = Signals::hold().ok();
+                self.signals = Signals::hold_once().ok();
             }
             Event::Opened { run } if self.armed.as_ref().is_some_and(|armed| armed.run == *run) => {
                 self.stage = Stage::Opened;
             }
-            Event::Decided { .. } if matches!(self.stage, Stage::Opened) => self.stage = Stage::Settled,
             _ => {}
         }
     }
@@ -103,8 +126,8 @@ impl<'a> Proof<'a> {
     ///
     /// # Errors
     /// Refused when nobody is here who could confirm, or say yes; nothing was changed then.
-    pub fn answer(&self, question: &str, teller: &mut Teller<'_>) -> Result<bool> {
-        let agreed = self.may_be_confirmed(teller).and_then(|()| match self.live {
+    pub fn answer(&self, question: &str, sink: &mut dyn Sink) -> Result<bool> {
+        let agreed = self.may_be_confirmed(sink).and_then(|()| match self.live {
             Some(live) => live::agree(live.yes, self.verb, &self.object, &crate::report::escape::line(question)),
             None => live::agree(false, self.verb, &self.object, &crate::report::escape::line(question)),
         });
@@ -112,17 +135,27 @@ impl<'a> Proof<'a> {
             Ok(()) => Ok(true),
             Err(failure) if self.started.is_some() => {
                 // The run has begun: it says itself how it ends.
-                teller.event(Event::Failed { failure });
+                sink.event(Event::Failed { failure: self.typed(failure) });
                 Ok(false)
             }
-            Err(failure) => Err(Failure { hint: teller.here(&failure.hint), ..failure }),
+            Err(failure) => Err(self.typed(failure)),
         }
     }
 
-    /// Somebody must be able to confirm a run that touches ways in: this side, or a person.
-    fn may_be_confirmed(&self, teller: &mut Teller<'_>) -> Result<()> {
+    /// A failure of this side's, with its command as it is typed here.
+    pub(super) fn typed(&self, failure: Failure) -> Failure {
+        Failure { hint: self.heed.here(&failure.hint).unwrap_or(failure.hint), ..failure }
+    }
+
+    /// True when the run touches ways in, or nobody has said what it touches.
+    fn is_risky(&self) -> bool {
         let risky = |plan: &Plan| plan.risk() == Risk::Access || !plan.deferred.is_empty();
-        let Some(live) = self.live.filter(|_| self.plan.as_ref().is_some_and(risky)) else { return Ok(()) };
+        self.armed.is_some() || self.plan.as_ref().is_none_or(risky)
+    }
+
+    /// Somebody must be able to confirm a run that touches ways in: this side, or a person.
+    fn may_be_confirmed(&self, sink: &mut dyn Sink) -> Result<()> {
+        let Some(live) = self.live.filter(|_| self.plan.is_some() && self.is_risky()) else { return Ok(()) };
         if !self.held.is_empty() || live.detach || live.i_accept_that_this_host_may_lock_me_out {
             return Ok(());
         }
@@ -133,7 +166,7 @@ impl<'a> Proof<'a> {
         };
         if terminal::can_ask() {
             let text = format!("{why}; you will have to confirm the run from a second terminal");
-            teller.event(Event::Note { note: Note::warning("confirm", text) });
+            sink.event(Event::Note { note: Note::warning("confirm", text) });
             return Ok(());
         }
         if live.confirm_within.is_some() {
@@ -148,33 +181,43 @@ impl<'a> Proof<'a> {
     }
 
     /// One turn: logs in and confirms when both doors are open, listens to the program that confirms, undoes on Ctrl-C.
-    pub fn go_on(&mut self, link: &Link, teller: &mut Teller<'_>) {
-        if self.signals.as_ref().is_some_and(Signals::interrupted) && !matches!(self.stage, Stage::Settled) {
-            self.cancel(link, "interrupted at the keyboard", teller);
+    pub fn go_on(&mut self, main: &mut Relay, sink: &mut dyn Sink) {
+        let link = &main.link().clone();
+        if let Some(signals) = self.signals.as_ref().filter(|signals| signals.interrupted()) {
+            // The host could keep us here for long.
+            signals.let_go();
+            let text = "interrupted; once more, and keyward leaves: the host undoes what nobody confirms";
+            sink.event(Event::Note { note: Note::warning("cancel", text) });
+            if !matches!(self.stage, Stage::Settled) {
+                self.cancel(link, "interrupted at the keyboard", sink);
+            }
+        }
+        if let Some(armed) = &self.armed {
+            let more = if self.confirmed || self.held.is_empty() { LAST_STAGE } else { PATIENCE };
+            main.within(armed.left() + more);
         }
         match &mut self.stage {
             Stage::Waits | Stage::Settled => {}
-            Stage::Opened => self.confirm(link, teller),
+            Stage::Opened => self.confirm(link, sink),
             Stage::Confirming(relay) => match relay.next(Duration::ZERO) {
                 Ok(Heard::Silence) => {}
                 Ok(Heard::Event(event)) => {
                     if let Event::Failed { failure } = *event {
-                        let why = format!("the host does not take this login for a proof: {}", failure.line());
-                        self.cancel(link, &why, teller);
+                        let why = self.heed.failure(failure).line();
+                        self.cancel(link, &format!("the host does not take this login for a proof: {why}"), sink);
                     }
                 }
                 // It waited for the end, which the program that applies tells itself.
-                Ok(Heard::Finished(_)) => self.stage = Stage::Settled,
-                Err(_) => self.stage = Stage::Settled,
+                Ok(Heard::Finished(_)) | Err(_) => self.stage = Stage::Settled,
             },
         }
     }
 
-    fn confirm(&mut self, link: &Link, teller: &mut Teller<'_>) {
+    fn confirm(&mut self, link: &Link, sink: &mut dyn Sink) {
         let Some(armed) = self.armed.clone() else { return };
         if self.held.is_empty() {
             self.stage = Stage::Settled;
-            teller.event(Event::Note { note: Note::info("confirm", self.by_hand(&armed)) });
+            sink.event(Event::Note { note: Note::info("confirm", self.by_hand(&armed)) });
             return;
         }
         let begun = Instant::now();
@@ -185,21 +228,22 @@ impl<'a> Proof<'a> {
             Ok((way, new)) => {
                 let seen = "a fresh connection from here, by a key of the playbook".to_owned();
                 let evidence = Evidence { what, proven: Proven::Yes, reach, seen, millis };
-                teller.event(Event::Proof { evidence });
+                sink.event(Event::Proof { evidence });
                 self.way = Some(way);
                 let words = ["confirm", "--from-controller", "--nonce", &armed.nonce, &armed.run];
-                match Relay::start(self.door, &new, &spoken(&words), None) {
-                    Ok(relay) => self.stage = Stage::Confirming(Box::new(relay)),
+                let longest = armed.window + LAST_STAGE;
+                match Relay::start(self.door, &new, &spoken(&words), None, longest) {
+                    Ok(relay) => (self.stage, self.confirmed) = (Stage::Confirming(Box::new(relay)), true),
                     Err(failure) => {
-                        self.cancel(link, &format!("no root through the new door: {}", failure.line()), teller);
+                        self.cancel(link, &format!("no root through the new door: {}", failure.line()), sink);
                     }
                 }
             }
             Err(setback) => {
                 let seen = setback.failure.line();
                 let evidence = Evidence { what, proven: Proven::No, reach, seen: seen.clone(), millis };
-                teller.event(Event::Proof { evidence });
-                self.cancel(link, &format!("the new door does not open from here: {seen}"), teller);
+                sink.event(Event::Proof { evidence });
+                self.cancel(link, &format!("the new door does not open from here: {seen}"), sink);
             }
         }
     }
@@ -234,13 +278,11 @@ impl<'a> Proof<'a> {
         }
     }
 
-    /// The planned administrators, at the planned port, each with the keys that are here.
+    /// The planned administrators that the playbook names, at the playbook's port, each with the keys that are here. The
+    /// plan comes from the host, which could name a port of another machine behind the same address.
     fn ways(&self, link: &Link) -> Vec<Way> {
         let Some(plan) = &self.plan else { return Vec::new() };
-        let port = plan.promises.iter().find_map(|promise| match promise {
-            Promise::SshPort { port } => Some(port.get()),
-            _ => None,
-        });
+        let port = self.door.port();
         let pin = fingerprint(link.host_key());
         let planned = plan.promises.iter().filter_map(|promise| match promise {
             Promise::Admin { user, .. } => Some(user),
@@ -280,26 +322,26 @@ impl<'a> Proof<'a> {
         let place = Destination { user: Some(user), host: typed.host.clone(), port: port.or(typed.port) };
         format!(
             "both doors are open; to keep the change, within {} s, in a second terminal: keyward --host {place} confirm {}",
-            armed.window.saturating_sub(armed.at.elapsed()).as_secs(),
+            armed.left().as_secs(),
             armed.run
         )
     }
 
     /// Undoes the run at once; the program that applies then tells how that went.
-    fn cancel(&mut self, link: &Link, why: &str, teller: &mut Teller<'_>) {
-        self.stage = Stage::Settled;
+    fn cancel(&mut self, link: &Link, why: &str, sink: &mut dyn Sink) {
+        (self.stage, self.confirmed) = (Stage::Settled, false);
         let Some(armed) = self.armed.clone() else { return };
-        teller.event(Event::Note { note: Note::warning("cancel", format!("undoing run {}: {why}", armed.run)) });
+        sink.event(Event::Note { note: Note::warning("cancel", format!("undoing run {}: {why}", armed.run)) });
         // For the history of the host.
         let because: String = why.chars().filter(|c| !c.is_control()).take(WHY).collect();
         let words = spoken(&["cancel", &format!("--because={because}"), &armed.run]);
-        let cancelled = Relay::start(self.door, link, &words, None).and_then(|mut relay| {
+        let cancelled = Relay::start(self.door, link, &words, None, PATIENCE).and_then(|mut relay| {
             loop {
                 match relay.next(PATIENCE)? {
                     Heard::Finished(_) => return Ok(()),
                     Heard::Event(event) => {
                         if let Event::Failed { failure } = *event {
-                            return Err(failure);
+                            return Err(self.heed.failure(failure));
                         }
                     }
                     Heard::Silence => return Err(Failure::unknown("cancel", "no answer in time")),
@@ -308,101 +350,57 @@ impl<'a> Proof<'a> {
         });
         if let Err(failure) = cancelled {
             let text = format!("{}; the host undoes it at its deadline", failure.line());
-            teller.event(Event::Note { note: Note::warning("cancel", text) });
+            sink.event(Event::Note { note: Note::warning("cancel", text) });
         }
     }
 
-    /// The last proof: one more fresh login, after the old doors were closed. Gives back where the host is from now on.
-    pub fn last(&self, ending: &mut Ending, teller: &mut Teller<'_>) -> Option<Destination> {
-        let way = self.way.as_ref().filter(|_| ending.exit == Exit::AsAsked)?;
+    /// The last proof of an apply that went well: one more fresh login, after the old doors were closed. Gives back where
+    /// the host is from now on. A host's word alone is no success where ways in were touched and nobody here confirmed.
+    pub fn last(&mut self, link: &Link, ending: &mut Ending, sink: &mut dyn Sink) -> Option<Destination> {
+        if self.verb != "apply" || ending.exit != Exit::AsAsked {
+            return None;
+        }
+        let by_choice = self.live.is_some_and(|live| live.i_accept_that_this_host_may_lock_me_out);
+        let by_hand = self.held.is_empty()
+            && self.live.is_some_and(|live| terminal::can_ask() || live.confirm_within.is_some() || live.detach);
+        if self.is_risky() && !self.confirmed && !by_choice && !by_hand {
+            *ending = self.unverified(ending, "not confirmed from here; the host says: ", "");
+            return None;
+        }
+        let way = self.way.take().or_else(|| self.ways(link).into_iter().next())?;
         let begun = Instant::now();
+        let status = spoken(&["status"]);
         let tried = self
             .door
-            .through(way)
+            .through(&way)
             .map_err(Failure::from)
-            .and_then(|link| Relay::start(self.door, &link, &spoken(&["status"]), None).map(drop));
+            .and_then(|link| Relay::start(self.door, &link, &status, None, PATIENCE).map(drop));
         let (proven, seen) = match &tried {
-            Ok(()) => (Proven::Yes, "sudo works; the old doors are closed".to_owned()),
+            Ok(()) if self.confirmed => (Proven::Yes, "sudo works; the old doors are closed".to_owned()),
+            Ok(()) => (Proven::Yes, "sudo works".to_owned()),
             Err(failure) => (Proven::No, failure.line()),
         };
         let what = format!("{}{}", Evidence::LOGIN, way.place);
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        teller.event(Event::Proof { evidence: Evidence { what, proven, reach: Reach::L3, seen, millis } });
+        sink.event(Event::Proof { evidence: Evidence { what, proven, reach: Reach::L3, seen, millis } });
         if tried.is_err() {
-            ending.exit = Exit::Unverified;
-            ending.verdict = format!("{}, but the last login from here failed", ending.verdict);
-            ending.next = format!("keyward rollback {}", ending.run.clone().unwrap_or_default());
+            *ending = self.unverified(ending, "", ", but the last login from here failed");
             return None;
         }
-        Some(way.place.clone())
+        Some(way.place)
     }
 
-    /// The link was lost, or the host said what cannot be understood: how did the run end?
-    ///
-    /// # Errors
-    /// The failure itself when no run had begun.
-    pub fn afterwards(&mut self, failure: Failure, teller: &mut Teller<'_>) -> Result<Ending> {
-        let run = self.armed.as_ref().map(|armed| armed.run.clone()).or_else(|| self.started.clone());
-        let Some(run) = run else { return Err(failure) };
-        let left = self.armed.as_ref().map_or(Duration::ZERO, |armed| armed.window.saturating_sub(armed.at.elapsed()));
-        let until = Instant::now() + left + PATIENCE;
-        teller.event(Event::Failed { failure });
-        let text = format!(
-            "asking the host how run {run} ended; without a confirmation it is undone within {} s",
-            left.as_secs()
-        );
-        teller.event(Event::Note { note: Note::info("ssh", text) });
-        if let Stage::Confirming(relay) = &mut self.stage {
-            while Instant::now() < until {
-                match relay.next(PAUSE) {
-                    Ok(Heard::Finished(ending)) => return Ok(ending),
-                    Ok(_) => {}
-                    Err(_) => break,
-                }
-            }
-        }
-        let typed = Way { place: self.door.place().clone(), keys: None, pin: None, key_port: None };
-        let ways: Vec<Way> = self.way.iter().cloned().chain([typed]).collect();
-        while Instant::now() < until {
-            for way in &ways {
-                if let Some((exit, verdict)) = self.door.through(way).ok().and_then(|link| self.ended(&link, &run)) {
-                    return Ok(Ending { exit, verdict, next: format!("keyward show {run}"), run: Some(run) });
-                }
-            }
-            std::thread::sleep(PAUSE * 3);
-        }
-        let verdict = format!("the link was lost, and run {run} cannot be asked about; unconfirmed it was undone");
-        Ok(Ending { exit: Exit::CannotJudge, verdict, next: format!("keyward show {run}"), run: Some(run) })
-    }
-
-    /// How the run ended, by the host's history; `None` while it goes on, or nobody says.
-    fn ended(&self, link: &Link, wanted: &str) -> Option<(Exit, String)> {
-        let mut relay = Relay::start(self.door, link, &spoken(&["history"]), None).ok()?;
-        let mut found = None;
-        loop {
-            match relay.next(PATIENCE).ok()? {
-                Heard::Event(event) => {
-                    if let Event::Run { run, exit, verdict, .. } = *event
-                        && run == wanted
-                    {
-                        found = exit.map(|exit| (exit, verdict));
-                    }
-                }
-                Heard::Finished(_) => return found,
-                Heard::Silence => return None,
-            }
-        }
+    /// The ending of a run whose success this side has not seen.
+    fn unverified(&self, ending: &Ending, before: &str, after: &str) -> Ending {
+        let run = ending.run.clone();
+        let next = run.as_ref().map_or_else(|| "keyward history".to_owned(), |run| format!("keyward show {run}"));
+        let verdict = format!("{before}{}{after}", ending.verdict);
+        Ending { exit: Exit::Unverified, verdict, next: self.heed.here(&next).unwrap_or_default(), run }
     }
 }
 
 /// A verb's words for the program there.
-fn spoken(words: &[&str]) -> Vec<String> {
+pub(super) fn spoken(words: &[&str]) -> Vec<String> {
     let before = ["--format", "json", handed::OPTION, handed::STDIN];
     before.iter().chain(words).map(|word| (*word).to_owned()).collect()
-}
-
-/// What the host gives as a name goes back to it as a word of a command line.
-fn is_word(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.';
-    !text.is_empty() && text.len() <= 100 && text.chars().all(plain) && !text.starts_with('-')
 }

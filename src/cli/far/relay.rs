@@ -11,9 +11,12 @@ use super::super::Ending;
 use super::super::handed::{Order, PROTOCOL};
 use super::super::job::Job;
 use super::door::Door;
+use super::heed;
 
 /// For the first word, and for the host to take a line.
 const LIMIT: Duration = Duration::from_secs(30);
+/// Longest time of a verb that nobody bounds: packages from a slow mirror, and a person who reads a plan.
+pub const LONGEST: Duration = Duration::from_secs(4 * 3600);
 /// Longest silence of a verb: packages come from a slow mirror, a rollback waits for locks.
 const SILENCE: Duration = Duration::from_secs(1800);
 
@@ -33,16 +36,21 @@ pub struct Relay {
     talk: Conversation,
     /// When it last said something.
     heard: Instant,
+    /// When it must have ended, however much it says.
+    until: Instant,
+    /// True once it said what no program of ours says: it is not asked again.
+    lied: bool,
 }
 
 impl Relay {
-    /// Starts the program with these words.
+    /// Starts the program with these words, for at most `longest`.
     ///
     /// # Errors
     /// When it cannot be started, or is not what it should be.
-    pub fn start(door: &Door<'_>, link: &Link, words: &[String], job: Option<&Job>) -> Result<Self> {
+    pub fn start(door: &Door<'_>, link: &Link, words: &[String], job: Option<&Job>, longest: Duration) -> Result<Self> {
         let talk = door.start(link, words)?.talk;
-        let mut relay = Self { link: link.clone(), talk, heard: Instant::now() };
+        let now = Instant::now();
+        let mut relay = Self { link: link.clone(), talk, heard: now, until: now + longest, lied: false };
         let sources = job.map(|job| job.sources.clone()).unwrap_or_default();
         let order = serde_json::to_string(&Order { protocol: PROTOCOL, sources });
         let order = order.map_err(|error| relay.broken(&error.to_string()))?;
@@ -53,7 +61,7 @@ impl Relay {
                 Event::Hello { version, .. } => Err(relay
                     .broken(&format!("it is version {version}"))
                     .hint("build the program of --agent-binary from the same version")),
-                Event::Failed { failure } => Err(failure),
+                Event::Failed { failure } => Err(heed::told(failure)),
                 _ => Err(relay.broken("it does not say hello")),
             },
             Heard::Finished(_) => Err(relay.broken("it ended")),
@@ -71,10 +79,13 @@ impl Relay {
     /// # Errors
     /// When the connection was lost, it ended without an ending, or it says what it should not.
     pub fn next(&mut self, limit: Duration) -> Result<Heard> {
+        if Instant::now() > self.until {
+            return Err(self.broken("it has not ended in time"));
+        }
         match self.talk.next_line(limit)? {
             ssh::Heard::Line(line) => {
                 self.heard = Instant::now();
-                let event = serde_json::from_str(&line).map_err(|error| self.broken(&error.to_string()))?;
+                let event = serde_json::from_str(&line).map_err(|error| self.lie(&error.to_string()))?;
                 Ok(match event {
                     Event::Finished { exit, verdict, next, run, .. } => {
                         Heard::Finished(Ending { exit, verdict, next, run })
@@ -101,6 +112,23 @@ impl Relay {
     /// When it does not listen any more.
     pub fn answer(&mut self, yes: bool) -> Result<()> {
         self.talk.send_line(if yes { "yes" } else { "no" }, LIMIT)
+    }
+
+    /// From now on at most so long.
+    pub fn within(&mut self, longest: Duration) {
+        self.until = self.until.min(Instant::now() + longest);
+    }
+
+    /// What it said is nothing that a program of ours says.
+    pub fn lie(&mut self, why: &str) -> Failure {
+        self.lied = true;
+        Failure { what: "the host's answer is refused".to_owned(), ..self.broken(why) }
+            .hint("look at the host by its console")
+    }
+
+    /// True once it said what no program of ours says.
+    pub const fn lied(&self) -> bool {
+        self.lied
     }
 
     fn broken(&self, why: &str) -> Failure {

@@ -10,7 +10,7 @@ use super::super::args::{Global, LiveArgs, LogVerb, Verb};
 use super::super::handed;
 
 /// The verbs of the host's commands that hints name.
-pub const VERBS: [&str; 11] = [
+pub const VERBS: [&str; 13] = [
     "plan",
     "apply",
     "rehearse",
@@ -22,6 +22,8 @@ pub const VERBS: [&str; 11] = [
     "status",
     "history",
     "show",
+    "log",
+    "uninstall",
 ];
 
 /// Verbs that need no host.

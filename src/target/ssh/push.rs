@@ -23,6 +23,8 @@ const PROMPT: &str = "keyward-password:";
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// For PAM and sudo; a wrong password takes two seconds, a directory server more.
 const SUDO_LIMIT: Duration = Duration::from_secs(60);
+/// For sudo to end once it was told that no password comes.
+const END_LIMIT: Duration = Duration::from_secs(10);
 /// A whole upload, over a slow link.
 const UPLOAD_LIMIT: Duration = Duration::from_secs(900);
 /// Most lines that a login shell's start-up files may print before the script speaks.
@@ -169,7 +171,7 @@ fn shell(link: &Link, root: &Become, limits: Limits) -> Result<Conversation> {
                     let Some(password) = password.take() else {
                         // Sudo must not wait for what never comes, and must not ask a third time.
                         talk.close_stdin();
-                        let _ = talk.finish(SUDO_LIMIT);
+                        let _ = talk.finish(END_LIMIT);
                         return Err(no_password(link, sent));
                     };
                     talk.send_line(password.reveal(), ANSWER_LIMIT)?;

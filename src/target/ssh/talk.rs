@@ -15,6 +15,8 @@ use crate::proof::wire::plain;
 
 /// Longest line of a conversation.
 pub(super) const LINE_LIMIT: usize = 1 << 20;
+/// What a message or a line costs here besides its bytes: empty ones count as well.
+const EACH: usize = 64;
 /// For a channel to be opened and a command to be taken.
 const OPEN_LIMIT: Duration = Duration::from_secs(20);
 
@@ -23,7 +25,7 @@ const OPEN_LIMIT: Duration = Duration::from_secs(20);
 pub struct Limits {
     /// The whole command of [`Link::exec`], its input included; for a [`Conversation`] each call brings its own.
     pub deadline: Duration,
-    /// Most bytes of standard output in all; more ends the command.
+    /// Most bytes of standard output in all, and 64 for each line; more ends the command.
     pub stdout: usize,
     /// Most bytes of standard error that are kept.
     pub stderr: usize,
@@ -100,7 +102,8 @@ impl Reader {
         while let Some(message) = self.read.wait().await {
             match message {
                 ChannelMsg::Data { data } => {
-                    total = total.saturating_add(data.len());
+                    let lines = data.iter().filter(|byte| **byte == b'\n').count().saturating_add(1);
+                    total = total.saturating_add(data.len()).saturating_add(lines.saturating_mul(EACH));
                     if total > self.limits.stdout {
                         self.fault("it prints more than it may");
                         break;
@@ -126,7 +129,7 @@ impl Reader {
                     let room = self.limits.stderr.saturating_sub(state.stderr.len());
                     state.stderr.extend(data.iter().take(room));
                     drop(state);
-                    if room > 0 {
+                    if room > 0 && !data.is_empty() {
                         let _ = self.events.send(Event::Stderr);
                     }
                 }

