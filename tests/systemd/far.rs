@@ -14,12 +14,12 @@ const PASSWORD: &str = "canary of root's: `1` \\ it's";
 const CLOUD_PASSWORD: &str = "canary of cloud: $(2)";
 
 /// A blank host as a provider hands it over, and the machine from which it is controlled.
-struct Pair {
-    host: Machine,
-    laptop: Machine,
+pub struct Pair {
+    pub host: Machine,
+    pub laptop: Machine,
 }
 
-fn said(done: &Done) -> String {
+pub fn said(done: &Done) -> String {
     format!("exit {}\n{}\n{}", done.code, done.stdout, done.stderr)
 }
 
@@ -29,11 +29,11 @@ fn words(done: &Done) -> String {
 }
 
 impl Pair {
-    fn new(test: &str, suite: &str) -> Option<Self> {
+    pub fn new(test: &str, suite: &str) -> Option<Self> {
         Self::of(test, Machine::start(suite, Mode::Service))
     }
 
-    fn of(test: &str, host: Result<Machine, String>) -> Option<Self> {
+    pub fn of(test: &str, host: Result<Machine, String>) -> Option<Self> {
         let started = host.and_then(|host| Ok((host, Machine::start("bookworm", Mode::Service)?)));
         let (mut host, laptop) = match started {
             Ok(pair) => pair,
@@ -57,17 +57,17 @@ impl Pair {
         Some(Self { host, laptop })
     }
 
-    fn place(&self, user: &str) -> String {
+    pub fn place(&self, user: &str) -> String {
         format!("{user}@{}", self.host.address)
     }
 
     /// keyward on the laptop, as somebody types it there.
-    fn keyward(&self, words: &str) -> Done {
+    pub fn keyward(&self, words: &str) -> Done {
         self.laptop.sh(&format!("cd /root/play && keyward {words} </dev/null"))
     }
 
     /// The first command: a host that is not known, by its password.
-    fn first(&self, words: &str) -> Done {
+    pub fn first(&self, words: &str) -> Done {
         self.keyward(&format!("--host {} --accept-new --password file:/root/pw {words}", self.place("root")))
     }
 
@@ -99,13 +99,13 @@ impl Pair {
     }
 
     /// All files of the host but logs, journals and the program that was sent.
-    fn files(&self) -> Vec<String> {
+    pub fn files(&self) -> Vec<String> {
         let except: Vec<&str> = EXCEPT.iter().map(|(path, _)| *path).chain(["/var/lib/keyward-agent"]).collect();
         self.host.files(&except, false)
     }
 
     /// No run is pending on the host, and no guard stands there.
-    fn is_quiet(&self) -> bool {
+    pub fn is_quiet(&self) -> bool {
         let found = self
             .host
             .sh("ls /etc/systemd/system/*/keyward* /etc/systemd/system/keyward* /run/systemd/system/keyward* \
@@ -138,7 +138,7 @@ fn one_command(suite: &str) {
     assert_eq!(apply.code, 0, "{suite}: {}", said(&apply));
     let place = format!("deploy@{}:2222", pair.host.address);
     assert_eq!(apply.stdout.matches(&format!("proven   L3 login as {place}")).count(), 2, "{}", said(&apply));
-    assert!(apply.stdout.contains("L3: deploy by publickey through port 2222"), "{}", said(&apply));
+    assert!(words(&apply).contains("the host says: L3: deploy by publickey through port 2222"), "{}", said(&apply));
     assert!(apply.stdout.contains(&format!("next: keyward --host {place} show")), "{}", said(&apply));
     let reply = pair.host.login("deploy", 2222);
     assert!(reply.ok && reply.stdout == "deploy\n0\n", "{reply:?}");

@@ -179,13 +179,17 @@ impl<'a> Door<'a> {
         self.within(CONNECT_LIMIT, way)
     }
 
-    fn within(&self, connect_limit: Duration, way: &Way) -> Outcome<Link> {
+    /// Logs in on one way; the connection itself may take no longer than `connect_limit`.
+    ///
+    /// # Errors
+    /// What the connection met.
+    pub fn within(&self, connect_limit: Duration, way: &Way) -> Outcome<Link> {
         let mut settings = Settings::of(&way.place, &self.around, &self.probe)?;
         settings.key_port = way.key_port;
         let ask = |question: &Question| self.keychain.answer(question);
         let mut wishes = Wishes::new(&self.probe, &self.around, &ask);
         wishes.keys.clone_from(&self.login.login_key);
-        wishes.connect_limit = connect_limit;
+        wishes.connect_limit = connect_limit.min(CONNECT_LIMIT);
         wishes.trust = match &way.pin {
             Some(pin) => Trust::Pinned(vec![pin.clone()]),
             None if !self.login.host_key.is_empty() => Trust::Pinned(self.login.host_key.clone()),

@@ -1,0 +1,243 @@
+//! An apply over SSH, struck at each event that it tells: the controller dies, the link is reset or goes silent, the host
+//! loses its power, the new port is filtered upstream. Afterwards an administrator gets in by a fresh login, nothing is
+//! left pending, the host is as before or as wanted, and the run's outcome is told by its id.
+//!
+//! `cargo test` strikes a sample, KEYWARD_FAULTS=all each event with each fault.
+
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use keyward::proof::Door;
+
+use crate::container::docker;
+use crate::far::{Pair, said};
+
+/// What happens to a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    ControllerDies,
+    LinkReset,
+    LinkSilent,
+    PowerCut,
+    PortFiltered,
+}
+
+const FAULTS: [Fault; 5] =
+    [Fault::ControllerDies, Fault::LinkReset, Fault::LinkSilent, Fault::PowerCut, Fault::PortFiltered];
+
+/// A fault, at an event by its name and how many of that name came before.
+#[derive(Debug, Clone)]
+struct Strike {
+    fault: Fault,
+    event: String,
+    before: usize,
+}
+
+/// What is struck when nobody asks for all: each fault once, where it hurts most.
+fn sample() -> VecDeque<Strike> {
+    [
+        (Fault::ControllerDies, "decided", 0),
+        (Fault::LinkReset, "opened", 0),
+        (Fault::LinkSilent, "armed", 0),
+        (Fault::PowerCut, "changed", 4),
+        (Fault::PortFiltered, "changed", 0),
+        (Fault::PowerCut, "changed", 5),
+    ]
+    .map(|(fault, event, before)| Strike { fault, event: event.to_owned(), before })
+    .into()
+}
+
+fn name(line: &str) -> String {
+    line.strip_prefix("{\"event\":\"").and_then(|rest| rest.split('"').next()).unwrap_or_default().to_owned()
+}
+
+/// The events of a run that nothing strikes.
+fn events(pair: &Pair) -> Vec<String> {
+    let done = pair.first("--format json apply --yes first.yml");
+    assert_eq!(done.code, 0, "{}", said(&done));
+    done.stdout.lines().map(name).collect()
+}
+
+/// The run's id, as the controller's lines name it.
+fn run(lines: &[String]) -> Option<String> {
+    let begun = lines.iter().find(|line| ["started", "armed"].contains(&name(line).as_str()))?;
+    begun.split_once("\"run\":\"")?.1.split('"').next().map(str::to_owned)
+}
+
+fn apply_struck(pair: &mut Pair, strike: &Strike) -> Vec<String> {
+    let place = pair.place("root");
+    let words = format!(
+        "cd /root/play && exec keyward --format json --host {place} --accept-new --password file:/root/pw apply --yes \
+         --confirm-within 10s first.yml </dev/null 2>&1"
+    );
+    let mut child = Command::new("docker")
+        .args(["exec", &pair.laptop.name, "/bin/sh", "-c", &words])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A shell that stands ready: starting one takes longer than an event.
+    let mut shell = Command::new("docker")
+        .args(["exec", "-i", &pair.laptop.name, "/bin/sh"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let address = pair.host.address;
+    let line = match strike.fault {
+        Fault::ControllerDies => "pkill -KILL -x keyward".to_owned(),
+        Fault::LinkReset => format!(
+            "iptables -I OUTPUT -p tcp -d {address} -j REJECT --reject-with tcp-reset; sleep 3; iptables -F OUTPUT"
+        ),
+        Fault::LinkSilent => format!("iptables -I OUTPUT -d {address} -j DROP; iptables -I INPUT -s {address} -j DROP"),
+        Fault::PortFiltered => "iptables -A OUTPUT -p tcp --dport 2222 -j DROP".to_owned(),
+        Fault::PowerCut => String::new(),
+    };
+    let (mut lines, mut before) = (Vec::new(), 0);
+    for text in BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok) {
+        let at = name(&text) == strike.event;
+        lines.push(text);
+        if !at {
+            continue;
+        }
+        if before == strike.before {
+            if strike.fault == Fault::PowerCut {
+                docker(&["kill", &pair.host.name], b"").ok();
+                docker(&["start", &pair.host.name], b"").ok();
+            } else {
+                writeln!(shell.stdin.as_mut().unwrap(), "{line}").unwrap();
+            }
+            if strike.fault == Fault::LinkSilent {
+                // The host must be done by itself before the link comes back.
+                let begun = Instant::now();
+                std::thread::sleep(Duration::from_secs(3));
+                while !pair.is_quiet() && begun.elapsed() < Duration::from_secs(60) {
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                writeln!(shell.stdin.as_mut().unwrap(), "iptables -F").unwrap();
+            }
+        }
+        before += 1;
+    }
+    let _ = child.wait();
+    drop(shell.stdin.take());
+    let _ = shell.wait();
+    lines
+}
+
+/// What is wrong after a strike; the second is true when nobody gets in.
+fn judge(pair: &mut Pair, strike: &Strike, blank: &[String]) -> (Vec<String>, bool) {
+    let lines = apply_struck(pair, strike);
+    let (mut faults, before) = (Vec::new(), pair.host.address);
+    if strike.fault == Fault::PowerCut
+        && let Err(reason) = pair.host.settle()
+    {
+        faults.push(reason);
+    }
+    if pair.host.address != before {
+        println!("{strike:?}: the host moved from {before} to {}", pair.host.address);
+    }
+    let begun = Instant::now();
+    while !pair.is_quiet() && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    if !pair.is_quiet() {
+        faults.push("something is left pending".to_owned());
+    }
+    pair.laptop.sh("iptables -F").ok();
+    let new = pair.host.login("deploy", 2222);
+    let door = if new.ok && new.stdout == "deploy\n0\n" {
+        format!("--host deploy@{}:2222", pair.host.address)
+    } else {
+        format!("--host {} --password file:/root/pw", pair.place("root"))
+    };
+    let history = pair.keyward(&format!("{door} --accept-new history"));
+    if history.code != 0 {
+        faults.push(format!("nobody gets in: {new:?} {}", said(&history)));
+        return (faults, true);
+    }
+    let applied = pair.keyward(&format!("{door} plan first.yml")).code == 0;
+    // Debian's sudo marks its first use in the home, which then holds another's file.
+    pair.host.sh("rm -f /home/deploy/.sudo_as_admin_successful; rmdir /home/deploy 2>/dev/null; true").ok();
+    let files = if applied { blank.to_vec() } else { pair.files() };
+    let differ: Vec<_> = files
+        .iter()
+        .filter(|line| !blank.contains(line))
+        .chain(blank.iter().filter(|line| !files.contains(line)))
+        .collect();
+    if !differ.is_empty() {
+        faults.push(format!("the host is neither as before nor as wanted: {differ:?}"));
+    }
+    if applied == (pair.host.door(22) == Door::Open) {
+        faults.push("the old door does not fit the state".to_owned());
+    }
+    if let Some(run) = run(&lines) {
+        let words = history.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        let told = words.split_once(&run).and_then(|(_, rest)| rest.split("(exit ").nth(1));
+        let expected = if applied { "0)" } else { "3)" };
+        if !told.is_some_and(|rest| rest.starts_with(expected)) {
+            faults.push(format!("the history tells otherwise: {words}"));
+        }
+        let end = lines.last().map(String::as_str).unwrap_or_default();
+        let ends = name(end) == "finished" && end.contains(&run);
+        // A filter that comes after the decision is seen by the last login.
+        let codes: &[&str] = if applied { &["0", "9"] } else { &["3"] };
+        let right = codes.iter().any(|code| end.contains(&format!("\"code\":{code},")));
+        if strike.fault != Fault::ControllerDies && !(ends && right) {
+            faults.push(format!("the controller does not tell the outcome (applied: {applied}): {end}"));
+        }
+    }
+    (faults, false)
+}
+
+#[test]
+fn no_strike_at_any_event_locks_anybody_out() {
+    let test = "no_strike_at_any_event_locks_anybody_out";
+    let all = std::env::var("KEYWARD_FAULTS").is_ok_and(|value| value == "all");
+    let begun = Instant::now();
+    let mut strikes = sample();
+    if all {
+        let Some(pair) = Pair::new(test, "bookworm") else { return };
+        let events = events(&pair);
+        strikes.clear();
+        for fault in FAULTS {
+            for (at, event) in events.iter().enumerate().filter(|(_, event)| *event != "finished") {
+                let before = events[..at].iter().filter(|one| *one == event).count();
+                strikes.push_back(Strike { fault, event: event.clone(), before });
+            }
+        }
+    }
+    let (count, strikes) = (strikes.len(), Mutex::new(strikes));
+    let (faults, locked) = (Mutex::new(Vec::new()), Mutex::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut ground: Option<(Pair, Vec<String>)> = None;
+                loop {
+                    let Some(strike) = strikes.lock().unwrap().pop_front() else { return };
+                    let (mut pair, blank) = match ground.take() {
+                        Some(ground) => ground,
+                        None => {
+                            let Some(pair) = Pair::new(test, "bookworm") else { return };
+                            let blank = pair.files();
+                            (pair, blank)
+                        }
+                    };
+                    let since = Instant::now();
+                    let (found, out) = judge(&mut pair, &strike, &blank);
+                    println!("{strike:?}: {:?}", since.elapsed());
+                    *locked.lock().unwrap() += usize::from(out);
+                    if found.is_empty() && pair.host.door(22) == Door::Open {
+                        ground = Some((pair, blank));
+                    }
+                    faults.lock().unwrap().extend(found.iter().map(|fault| format!("{strike:?}: {fault}")));
+                }
+            });
+        }
+    });
+    let (faults, locked) = (faults.into_inner().unwrap(), locked.into_inner().unwrap());
+    println!("{count} strikes, {locked} lock-outs, in {:?}", begun.elapsed());
+    assert!(faults.is_empty() && locked == 0, "{}", faults.join("\n"));
+}
