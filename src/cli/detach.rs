@@ -117,5 +117,8 @@ fn start(facts: &Facts, agreed: &Plan, output: &str) -> Result<Child> {
         Command::new(own)
     };
     command.args(words).args(agreed).stdin(Stdio::null()).stdout(log).stderr(again);
-    command.process_group(0).spawn().map_err(|error| cannot(&error))
+    command.process_group(0).spawn().map_err(|error| {
+        super::handed::forget();
+        cannot(&error)
+    })
 }

@@ -52,7 +52,9 @@ pub fn own_unit(facts: &Facts, agreed: &Plan) -> Result<String> {
     command.args(["--scope", "--"]).arg(own).args(super::handed::words()?);
     // The plan was shown and the question answered here; over there only a plan that differs stops it.
     command.arg("--as-agreed").arg(&agreed.observation_digest);
-    Err(cannot(&command.exec()))
+    let failed = command.exec();
+    super::handed::forget();
+    Err(cannot(&failed))
 }
 
 /// `systemd-run` for a unit in which an apply runs; `kind` is `scope` or `service`.

@@ -21,6 +21,8 @@ pub const PROTOCOL: u32 = 1;
 pub const OPTION: &str = "--handed";
 /// Its value: from standard input. Otherwise it names a file, which is removed once it was read.
 pub const STDIN: &str = "-";
+/// How files begin that hold what was handed over; the id of who wrote it follows.
+const PREFIX: &str = "handed-";
 /// Longest line that is read: a playbook has 1 MiB at most, and so has each file that it names.
 const LONGEST: u64 = 32 << 20;
 
@@ -44,6 +46,7 @@ pub fn take(from: &str) -> Result<Vec<LoadedFile>> {
     let broken = || Failure::unknown("controller", "did not say what to do");
     let mut line = String::new();
     if from == STDIN {
+        sweep();
         let mut first = std::io::stdin().lock().take(LONGEST);
         first.read_line(&mut line).map_err(|error| broken().why(error))?;
     } else {
@@ -61,6 +64,26 @@ pub fn take(from: &str) -> Result<Vec<LoadedFile>> {
     }
     LINE.get_or_init(|| line);
     Ok(order.sources)
+}
+
+/// Removes what processes left that are no more: it holds the password hashes of their playbooks.
+fn sweep() {
+    for entry in fs::read_dir(state::RUN).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// No process takes this one's place: what was kept for it goes.
+pub fn forget() {
+    let _ = fs::remove_file(kept());
+}
+
+fn kept() -> String {
+    format!("{}/{PREFIX}{}", state::RUN, std::process::id())
 }
 
 /// True in a process that a controller listens to.
@@ -88,7 +111,7 @@ pub fn ask(question: &str) -> String {
 pub fn words() -> Result<Vec<std::ffi::OsString>> {
     let mut words: Vec<_> = std::env::args_os().skip(1).collect();
     let Some(line) = LINE.get() else { return Ok(words) };
-    let path = format!("{}/handed-{}", state::RUN, std::process::id());
+    let path = kept();
     let failed = |error: std::io::Error| Failure::refused(&path, "cannot be written").why(error);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(state::RUN).map_err(failed)?;
     let _ = fs::remove_file(&path);

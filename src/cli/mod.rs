@@ -49,7 +49,7 @@ use std::time::Instant;
 use crate::change::Plan;
 use crate::engine::Outcome;
 use crate::error::{Failure, Result};
-use crate::host::real::prepare_process;
+use crate::host::real::prepare_process_with;
 use crate::outcome::{Event, Exit, Sink};
 
 use args::{Cli, Format, TargetArg, Verb};
@@ -117,7 +117,7 @@ fn hidden(words: &[OsString]) -> Option<ExitCode> {
 fn run(cli: &Cli) -> ExitCode {
     let began = Instant::now();
     let mut terminal = Terminal::new(&cli.global, whole_diffs(&cli.verb), matches!(cli.verb, Verb::Show(_)));
-    let ended = prepare_process().and_then(|()| {
+    let ended = prepare_process_with(&cli.global.login.descriptors()).and_then(|()| {
         if let Some(from) = &cli.global.handed {
             terminal.hand(handed::take(from)?);
         }

@@ -13,7 +13,7 @@ mod tree;
 mod user;
 mod walk;
 
-pub use process::prepare_process;
+pub use process::{keep_to_itself, prepare_process, prepare_process_with};
 pub use user::{AS_USER_ARG, as_user_main};
 
 use std::collections::BTreeMap;

@@ -13,6 +13,7 @@ mod far;
 mod guard;
 mod last_resort;
 mod struck;
+mod secrets;
 mod strikes;
 mod unattended;
 

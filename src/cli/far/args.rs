@@ -41,6 +41,15 @@ pub struct LoginArgs {
 }
 
 impl LoginArgs {
+    /// The descriptors that passwords come from.
+    pub fn descriptors(&self) -> Vec<i32> {
+        let number = |source: &Source| match source {
+            Source::Fd(number) => Some(*number),
+            _ => None,
+        };
+        self.password.iter().chain(&self.sudo_password).filter_map(number).collect()
+    }
+
     /// The first option that only makes sense with a host over SSH.
     pub fn given(&self) -> Option<&'static str> {
         let all = [

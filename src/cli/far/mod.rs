@@ -41,6 +41,7 @@ pub fn run(cli: &Cli, destination: &Destination, terminal: &mut Terminal) -> Res
         source.as_ref().map_or(Ok(()), |source| source.check(option))?;
     }
     words::refuse(&cli.verb)?;
+    crate::host::real::keep_to_itself()?;
     let job = match words::playbook(&cli.verb) {
         None => None,
         Some(path) => match terminal.job(path)? {

@@ -18,6 +18,14 @@ use crate::error::{Failure, Result};
 /// Refused when the program runs with the rights of someone else (set-user-id), or under a hard file-size limit: a write
 /// as root would then be cut off midway (RLIMIT_FSIZE in setrlimit(2)).
 pub fn prepare_process() -> Result<()> {
+    prepare_process_with(&[])
+}
+
+/// Like [`prepare_process`], but these inherited descriptors stay, for this process and no child of it.
+///
+/// # Errors
+/// As of [`prepare_process`].
+pub fn prepare_process_with(keep: &[i32]) -> Result<()> {
     if getuid() != geteuid() || getgid() != getegid() {
         return Err(Failure::refused("keyward", "must not be set-user-id or set-group-id")
             .hint("take the bits off and use sudo: chmod ug-s $(command -v keyward)"));
@@ -47,8 +55,18 @@ pub fn prepare_process() -> Result<()> {
         nix::sys::prctl::set_dumpable(false).map_err(fail("cannot switch off core dumps"))?;
     }
     default_signals().map_err(fail("cannot take up signals again"))?;
-    close_inherited();
+    close_inherited(keep);
     Ok(())
+}
+
+/// For a process of a plain user that holds secrets: no other program of the user's may look into it, and no core file is
+/// written of it, also by a program that the kernel hands it to and that passes over the limit (core(5)).
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn keep_to_itself() -> Result<()> {
+    nix::sys::prctl::set_dumpable(false)
+        .map_err(|errno| Failure::refused("keyward", "cannot switch off core dumps").why(errno.desc()))
 }
 
 /// sudo and nohup hand down ignored signals; children would ignore them too (signal(7)).
@@ -64,12 +82,20 @@ fn default_signals() -> nix::Result<()> {
 }
 
 /// A descriptor left open by the caller would stay open in every daemon that is started.
-fn close_inherited() {
+fn close_inherited(keep: &[i32]) {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let open: Vec<i32> =
         entries.flatten().filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok())).collect();
     // The listing's own descriptor is closed by now, and closing it again only gives EBADF.
     for fd in open.into_iter().filter(|fd| *fd > 2) {
+        if keep.contains(&fd) {
+            // SAFETY: the descriptor was inherited and is used by nobody yet; only its flag is set.
+            #[allow(unsafe_code, reason = "a number that was given on the command line is borrowed for one call")]
+            let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+            let flag = nix::fcntl::FdFlag::FD_CLOEXEC;
+            let _ = nix::fcntl::fcntl(borrowed, nix::fcntl::FcntlArg::F_SETFD(flag));
+            continue;
+        }
         let _ = nix::unistd::close(fd);
     }
 }
