@@ -119,9 +119,11 @@ impl Machine {
 
     /// Waits until it is up, and finds its address.
     pub fn settle(&mut self) -> Result<(), String> {
-        self.sh("i=0; until [ -S /run/dbus/system_bus_socket ] || [ $i -gt 300 ]; do i=$((i+1)); sleep 0.1; done
-                 systemctl is-system-running --wait; systemctl is-active -q ssh.service || systemctl is-active -q ssh.socket")
-            .ok();
+        let up = "i=0; until [ -S /run/dbus/system_bus_socket ] || [ $i -gt 300 ]; do i=$((i+1)); sleep 0.1; done
+                 systemctl is-system-running --wait; systemctl is-active -q ssh.service || systemctl is-active -q ssh.socket";
+        // A systemd that starts under load may kill what was begun in its group.
+        let up = std::iter::repeat_with(|| self.sh(up)).take(3).find(|done| done.code != 137);
+        up.ok_or("the container does not come up")?.ok();
         let shown = docker(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", &self.name], b"").ok();
         self.address = shown.stdout.trim().parse().map_err(|_| "the container has no address".to_owned())?;
         Ok(())

@@ -13,6 +13,7 @@ mod far;
 mod guard;
 mod last_resort;
 mod struck;
+mod poor;
 mod secrets;
 mod strikes;
 mod unattended;

@@ -26,7 +26,7 @@ enum Fault {
 }
 
 const FAULTS: [Fault; 5] =
-    [Fault::ControllerDies, Fault::LinkReset, Fault::LinkSilent, Fault::PowerCut, Fault::PortFiltered];
+    [Fault::PowerCut, Fault::PortFiltered, Fault::LinkSilent, Fault::LinkReset, Fault::ControllerDies];
 
 /// A fault, at an event by its name and how many of that name came before.
 #[derive(Debug, Clone)]
@@ -227,7 +227,7 @@ fn no_strike_at_any_event_locks_anybody_out() {
                     };
                     let since = Instant::now();
                     let (found, out) = judge(&mut pair, &strike, &blank);
-                    println!("{strike:?}: {:?}", since.elapsed());
+                    println!("{strike:?}: {:?} {found:?}", since.elapsed());
                     *locked.lock().unwrap() += usize::from(out);
                     if found.is_empty() && pair.host.door(22) == Door::Open {
                         ground = Some((pair, blank));
