@@ -19,29 +19,10 @@ accept=--i-accept-that-this-host-may-lock-me-out
 name=keyward-test-bench-$$
 trap 'docker rm -f -v "$name-script" "$name-keyward" "$name-armed" >/dev/null 2>&1; rm -rf "$out"' EXIT INT TERM
 
-if [ -z "${KEYWARD_BIN:-}" ]; then
-    cargo build --release --locked
-    KEYWARD_BIN=$(ls target/*/release/keyward | head -n 1)
-fi
-tree=$(sh tests/lab/suite.sh "$suite")
-image=keyward-lab-$suite
-docker image inspect "$image" >/dev/null 2>&1 || tar -C "$tree" -c . | docker import - "$image" >/dev/null
+. $here/common.sh
+program
+picture
 ssh-keygen -q -t ed25519 -N '' -C ops@laptop -f "$out/key"
-
-machine() { # NAME
-    docker run -d --name "$1" --cap-add SYS_ADMIN --cap-add NET_ADMIN --cap-add NET_RAW \
-        --security-opt seccomp=unconfined --security-opt apparmor=unconfined --tmpfs /run --tmpfs /run/lock \
-        -v /sys/fs/cgroup:/sys/fs/cgroup:rw "$image" /sbin/init >/dev/null
-    docker exec "$1" sh -c 'until [ -S /run/dbus/system_bus_socket ]; do sleep 0.1; done
-        systemctl is-system-running --wait >/dev/null; mkdir -m 755 /root/play; ufw --version >/dev/null'
-    put "$1" "$out/key.pub" /root/play/deploy.pub
-    put "$1" $here/first.yml /root/play/first.yml
-    put "$1" $here/expert.sh /root/play/expert.sh
-}
-
-put() { # NAME FILE PATH
-    docker exec -i "$1" sh -c "cat >$3; chmod ${4:-644} $3" <"$2"
-}
 
 # Runs a command in a machine; its time goes to the file of that name, its output to the log.
 timed() { # MACHINE FIGURE EXPECTED COMMAND
@@ -122,10 +103,6 @@ while [ "$round" -le "$rounds" ]; do
     echo "round $round of $rounds" >&2
     round=$((round + 1))
 done
-
-median() { # FIGURE
-    sort -n "$out/$1" | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
-}
 
 row() { # TEXT KEYWARD SCRIPT GOAL
     awk -v text="$1" -v a="$2" -v b="$3" -v goal="$4" 'BEGIN {

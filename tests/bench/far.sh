@@ -1,0 +1,177 @@
+#!/bin/sh
+# The reference job on one host over SSH: keyward --host against an expert's shell script piped into ssh, pyinfra and
+# Ansible, on fresh machines with systemd.
+#
+#   sh tests/bench/far.sh [SUITE] [ROUNDS] [CONTENDERS]      default: bookworm 5 "script keyward pyinfra ansible"
+#
+# Each round gives every contender a fresh machine, in another order each time: a first apply as root on port 22, then
+# three second runs and three checks, as deploy on the new port. All run here, with the same key, known_hosts and
+# configuration: this script has a mount namespace of its own, in which ~/.ssh is a temporary directory. Times are taken
+# here, around the one command, in milliseconds; the table gives medians, and ratios of this one run. keyward's program is
+# put on the host by a `status` first, which is shown apart. What the others do not do: keyward's first apply is armed with
+# its guard, proves both doors by real logins there, and is decided by a fresh login from here, with one more at the end.
+# Needs root, docker, tests/lab and PyPI; the peers are kept in KEYWARD_BENCH_DIR (/var/cache/keyward-bench).
+set -eu
+cd "$(dirname "$0")/../.."
+if [ "${1:-}" != --inside ]; then
+    exec unshare -m --propagation private sh tests/bench/far.sh --inside "$@"
+fi
+shift
+suite=${1:-bookworm}
+rounds=${2:-5}
+contenders=${3:-script keyward pyinfra ansible}
+each=3
+here=tests/bench
+ansible=12.2.0
+pyinfra=3.10.0
+out=$(mktemp -d)
+name=keyward-test-far-$$
+cleaned() {
+    for one in script keyward pyinfra ansible; do docker rm -f -v "$name-$one" >/dev/null 2>&1 || true; done
+    # The master connections that Ansible leaves open end with their machines.
+    umount "$HOME/.ssh"
+    rm -rf "$out"
+}
+trap cleaned EXIT
+trap 'exit 1' INT TERM
+
+. $here/common.sh
+program
+picture
+peers=${KEYWARD_BENCH_DIR:-/var/cache/keyward-bench}/peers-$ansible-$pyinfra
+if [ ! -e "$peers/whole" ]; then
+    rm -rf "$peers"
+    python3 -m venv "$peers"
+    "$peers/bin/pip" install --quiet "ansible==$ansible" "pyinfra==$pyinfra"
+    : >"$peers/whole"
+fi
+
+ssh-keygen -q -t ed25519 -N '' -C ops@laptop -f "$out/key"
+mkdir -p -m 700 "$out/ssh" "$HOME/.ssh"
+cp "$out/key" "$out/ssh/id_ed25519"
+cp "$out/key.pub" "$out/ssh/id_ed25519.pub"
+mount --bind "$out/ssh" "$HOME/.ssh"
+unset SSH_AUTH_SOCK
+cp $here/first.yml "$out/first.yml"
+cp "$out/key.pub" "$out/deploy.pub"
+cat >"$out/ansible.cfg" <<END
+[defaults]
+forks = 20
+gathering = explicit
+interpreter_python = /usr/bin/python3
+home = $out/ansible
+[ssh_connection]
+pipelining = true
+ssh_args = -o ControlMaster=auto -o ControlPersist=60s
+control_path_dir = $out/cp
+END
+export ANSIBLE_CONFIG="$out/ansible.cfg"
+
+# A fresh machine; its address is in `host`.
+fresh() { # CONTENDER
+    docker rm -f -v "$name-$1" >/dev/null 2>&1 || true
+    machine "$name-$1"
+    docker exec "$name-$1" install -d -m 700 /root/.ssh
+    put "$name-$1" "$out/key.pub" /root/.ssh/authorized_keys 600
+    host=$(docker inspect -f '{{.NetworkSettings.IPAddress}}' "$name-$1")
+    key=$(docker exec "$name-$1" cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub)
+    printf '%s %s\n[%s]:2222 %s\n' "$host" "$key" "$host" "$key" >"$HOME/.ssh/known_hosts"
+}
+
+# Runs a command; its time goes to the file of that name.
+timed() { # FIGURE EXPECTED COMMAND...
+    figure=$1 expected=$2
+    shift 2
+    start=$(date +%s%N)
+    "$@" >"$out/said" 2>&1 && code=0 || code=$?
+    end=$(date +%s%N)
+    case " $expected " in
+    *" $code "*) awk "BEGIN { print $((end - start)) / 1000000 }" >>"$out/$figure" ;;
+    *) echo "far.sh: $figure ended with $code:" >&2; cat "$out/said" >&2; exit 1 ;;
+    esac
+}
+
+# The work of one command as often as it is measured.
+often() { # FIGURE EXPECTED COMMAND...
+    n=0
+    while [ $n -lt $each ]; do timed "$@"; n=$((n + 1)); done
+}
+
+piped() { # FILE SSH-WORDS...
+    file=$1
+    shift
+    ssh -o BatchMode=yes "$@" <"$file"
+}
+
+script() {
+    timed script-first 0 piped $here/expert.sh "root@$host" sh -s
+    often script-second 0 piped $here/expert.sh -p 2222 "deploy@$host" sudo sh -s
+    often script-check 0 piped $here/check.sh -p 2222 "deploy@$host" sudo sh -s
+}
+
+keyward() {
+    timed keyward-upload 0 "$KEYWARD_BIN" --host "root@$host" status
+    timed keyward-first 0 "$KEYWARD_BIN" --format json --host "root@$host" apply --yes "$out/first.yml"
+    cp "$out/said" "$out/first.json"
+    often keyward-second 0 "$KEYWARD_BIN" --host "deploy@$host:2222" apply --yes "$out/first.yml"
+    often keyward-check 0 "$KEYWARD_BIN" --host "deploy@$host:2222" plan "$out/first.yml"
+}
+
+pyinfra() {
+    at="$peers/bin/pyinfra --data pub=$out/deploy.pub $host"
+    timed pyinfra-first 0 $at -y --user root --port 22 $here/peer.py
+    often pyinfra-second 0 $at -y --user deploy --port 2222 --sudo $here/peer.py
+    often pyinfra-check 0 $at --user deploy --port 2222 --sudo --dry $here/peer.py
+}
+
+ansible() {
+    at="$peers/bin/ansible-playbook -i $host, -e pub=$out/deploy.pub"
+    timed ansible-first 0 $at -u root $here/peer.yml
+    often ansible-second 0 $at -u deploy -b -e ansible_port=2222 $here/peer.yml
+    often ansible-check 0 $at -u deploy -b -e ansible_port=2222 --check $here/peer.yml
+}
+
+# Every contender must leave what was asked for, and say in a check that nothing differs.
+held() {
+    piped $here/check.sh -p 2222 "deploy@$host" sudo sh -s >"$out/held" 2>&1 || {
+        echo "far.sh: what $1 leaves:" >&2; cat "$out/held" "$out/said" >&2; exit 1; }
+}
+
+round=1
+order=$contenders
+while [ "$round" -le "$rounds" ]; do
+    for one in $order; do
+        fresh "$one"
+        "$one"
+        held "$one"
+        docker rm -f -v "$name-$one" >/dev/null
+    done
+    # The next order begins with the second of this one.
+    order="${order#* } ${order%% *}"
+    echo "round $round of $rounds" >&2
+    round=$((round + 1))
+done
+
+row() { # TEXT FIGURE-SUFFIX PEER BOUND GOAL
+    [ -e "$out/$3-$2" ] || return 0
+    awk -v text="$1" -v a="$(median "keyward-$2")" -v b="$(median "$3-$2")" -v bound="$4" -v goal="$5" 'BEGIN {
+        met = bound <= 1 ? a / b <= bound : b / a >= bound
+        printf "%-40s %9.0f %9.0f %7.2fx %7.1fx  %s %s\n", text, a, b, a / b, b / a, goal, met ? "met" : "missed" }'
+}
+
+echo "suite $suite, $rounds rounds, medians in ms; load $(cut -d' ' -f1 /proc/loadavg)"
+echo "$("$KEYWARD_BIN" --version); $(ssh -V 2>&1); ansible $ansible ($("$peers/bin/pip" list 2>/dev/null |
+    awk '$1 == "ansible-core" { print $1, $2 }')); pyinfra $pyinfra; $("$peers/bin/python" --version)"
+printf '%-40s %9s %9s %8s %8s  %s\n' '' keyward peer ratio faster goal
+row 'first apply, against the script' first script 1 '1.0x'
+row 'second run, against the script' second script 0.25 '0.25x'
+row 'check, against its checking form' check script 0.25 '0.25x'
+for peer in pyinfra ansible; do
+    case $peer in pyinfra) goals='3 15 15' ;; *) goals='8 80 50' ;; esac
+    set -- $goals
+    row "first apply, against $peer" first $peer "$1" "$1x faster"
+    row "second run, against $peer" second $peer "$2" "$2x faster"
+    row "check, against $peer" check $peer "$3" "$3x faster"
+done
+[ ! -e "$out/keyward-upload" ] ||
+    printf '%-40s %9.0f\n' 'a first status, which sends the program' "$(median keyward-upload)"
