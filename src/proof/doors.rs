@@ -6,17 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 use super::judge;
 use super::route::{Place, Route};
 use super::wanted::Wanted;
-use super::wire::{Door, Request};
+use super::wire::{Door, Reply, Request};
 use super::word::listens;
-use super::worker::Worker;
 use crate::error::{Failure, Result};
 use crate::host::{Listener, Probe};
 use crate::outcome::{Evidence, Proven, Reach};
 use crate::types::Port;
 
-/// A port on this machine that does not answer in so many milliseconds is dropped by a rule: the kernel itself answers
-/// in well under one.
-const DOOR_MS: u64 = 600;
+/// A port on this machine that answers neither of two connections in so many milliseconds is dropped by a rule: the kernel
+/// itself answers in well under one.
+const DOOR_MS: u64 = 300;
 /// Ports of services that nobody runs any more (RFC 862 to 868), for the contrast: one of them is neither listened on nor
 /// allowed.
 const UNUSED: [u16; 6] = [9, 7, 13, 17, 19, 37];
@@ -34,49 +33,69 @@ enum Why {
     Contrast,
 }
 
-/// Tries every port of interest once, all at the same time. `alive`: addresses at which sshd answered just now.
-pub(super) fn prove(
-    worker: &mut dyn Worker,
-    route: &Route,
-    wanted: &Wanted,
-    alive: &BTreeSet<IpAddr>,
-    probe: &dyn Probe,
-) -> Result<Vec<Evidence>> {
-    let listeners = probe.listeners()?;
-    let mut evidence = Vec::new();
-    if wanted.open.is_some() && route.reach < Reach::L2 {
-        evidence.push(Evidence {
-            what: "the firewall's openings".to_owned(),
-            proven: Proven::Unknown,
-            reach: route.reach,
-            seen: "loopback does not pass the firewall's rules".to_owned(),
-            millis: 0,
-        });
+/// The ports of interest, to be tried all at the same time.
+pub(super) struct Knocks {
+    reach: Reach,
+    wanted_open: bool,
+    asked: Vec<(Place, Why)>,
+    listeners: Vec<Listener>,
+}
+
+impl Knocks {
+    /// What is to be tried for `wanted` by `route`.
+    ///
+    /// # Errors
+    /// When the listening sockets cannot be read.
+    pub(super) fn of(route: &Route, wanted: &Wanted, probe: &dyn Probe) -> Result<Self> {
+        let listeners = probe.listeners()?;
+        let asked = questions(route, wanted, &listeners);
+        Ok(Self { reach: route.reach, wanted_open: wanted.open.is_some(), asked, listeners })
     }
-    let asked = questions(route, wanted, &listeners);
-    if asked.is_empty() {
-        return Ok(evidence);
+
+    /// The request for a worker; `None` when there is nothing to try.
+    pub(super) fn request(&self) -> Option<Request> {
+        let addresses: Vec<SocketAddr> =
+            self.asked.iter().map(|(place, _)| SocketAddr::new(place.address, place.port.get())).collect();
+        (!addresses.is_empty()).then_some(Request::Connect { addresses, deadline_ms: DOOR_MS })
     }
-    let addresses = asked.iter().map(|(place, _)| SocketAddr::new(place.address, place.port.get())).collect();
-    let replies = worker.ask(&[Request::Connect { addresses, deadline_ms: DOOR_MS }])?;
-    let Some(reply) = replies.first().filter(|reply| reply.doors.len() == asked.len()) else {
-        return Err(Failure::unknown("proof", "the ports could not be tried"));
-    };
-    let met: Vec<(&Place, Why, Door)> =
-        asked.iter().zip(&reply.doors).map(|((place, why), door)| (place, *why, *door)).collect();
-    for (place, why, door) in &met {
-        let here = || met.iter().filter(|(other, ..)| other.address == place.address);
-        let alive = alive.contains(&place.address) || here().any(|(.., door)| *door == Door::Open);
-        let contrast = here().find(|(_, why, _)| *why == Why::Contrast).map(|(.., door)| *door);
-        let listened = listeners.iter().any(|listener| listens(listener, place));
-        evidence.extend(match why {
-            Why::Closed => Some(judge::shut(place, "closed", *door, alive, reply.millis)),
-            Why::Other => Some(judge::shut(place, "listens, but is shut", *door, alive, reply.millis)),
-            Why::LetIn => Some(judge::let_in(place, *door, listened, contrast, reply.millis)),
-            Why::Contrast => None,
-        });
+
+    /// What the reply to it shows. `alive`: addresses at which sshd answered just now.
+    ///
+    /// # Errors
+    /// When the ports could not be tried.
+    pub(super) fn judge(&self, reply: Option<&Reply>, alive: &BTreeSet<IpAddr>) -> Result<Vec<Evidence>> {
+        let mut evidence = Vec::new();
+        if self.wanted_open && self.reach < Reach::L2 {
+            evidence.push(Evidence {
+                what: "the firewall's openings".to_owned(),
+                proven: Proven::Unknown,
+                reach: self.reach,
+                seen: "loopback does not pass the firewall's rules".to_owned(),
+                millis: 0,
+            });
+        }
+        if self.asked.is_empty() {
+            return Ok(evidence);
+        }
+        let Some(reply) = reply.filter(|reply| reply.doors.len() == self.asked.len()) else {
+            return Err(Failure::unknown("proof", "the ports could not be tried"));
+        };
+        let met: Vec<(&Place, Why, Door)> =
+            self.asked.iter().zip(&reply.doors).map(|((place, why), door)| (place, *why, *door)).collect();
+        for (place, why, door) in &met {
+            let here = || met.iter().filter(|(other, ..)| other.address == place.address);
+            let alive = alive.contains(&place.address) || here().any(|(.., door)| *door == Door::Open);
+            let contrast = here().find(|(_, why, _)| *why == Why::Contrast).map(|(.., door)| *door);
+            let listened = self.listeners.iter().any(|listener| listens(listener, place));
+            evidence.extend(match why {
+                Why::Closed => Some(judge::shut(place, "closed", *door, alive, reply.millis)),
+                Why::Other => Some(judge::shut(place, "listens, but is shut", *door, alive, reply.millis)),
+                Why::LetIn => Some(judge::let_in(place, *door, listened, contrast, reply.millis)),
+                Why::Contrast => None,
+            });
+        }
+        Ok(evidence)
     }
-    Ok(evidence)
 }
 
 /// The ports to try. sshd's own wanted ports are proven by logins and cost a penalty when only knocked at.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::doors;
+use super::doors::Knocks;
 use super::judge;
 use super::route::{Place, Route};
 use super::scaffold::{self, Pass};
@@ -193,8 +193,8 @@ impl OutsideProver {
     fn run(&mut self, requests: &[Request]) -> Result<Vec<Reply>> {
         let mut replies = self.worker.ask(requests)?;
         for pause in PAUSES {
-            let again: Vec<usize> =
-                replies.iter().enumerate().filter(|(_, reply)| may_pass(reply)).map(|(index, _)| index).collect();
+            let logins = replies.iter().zip(requests).enumerate().filter(|(_, (_, request))| request.line().is_some());
+            let again: Vec<usize> = logins.filter(|(_, (reply, _))| may_pass(reply)).map(|(index, _)| index).collect();
             if again.is_empty() {
                 break;
             }
@@ -209,14 +209,23 @@ impl OutsideProver {
         Ok(replies)
     }
 
-    /// Runs all tries; gives back the evidence and the addresses at which sshd answered.
-    fn judge(&mut self, tries: &[Try]) -> Result<(Vec<Evidence>, BTreeSet<IpAddr>)> {
-        let requests: Vec<Request> = tries.iter().map(|(request, _)| request.clone()).collect();
+    /// Runs all tries, and `knocks` at the same time, since a shut door takes its time to show; gives back the evidence.
+    fn judge(&mut self, tries: &[Try], knocks: Option<&Knocks>) -> Result<(Vec<Evidence>, Vec<Evidence>)> {
+        let knocking = knocks.and_then(Knocks::request);
+        let count = usize::from(knocking.is_some());
+        let requests: Vec<Request> =
+            knocking.into_iter().chain(tries.iter().map(|(request, _)| request.clone())).collect();
+        if requests.is_empty() {
+            let shown = knocks.map(|knocks| knocks.judge(None, &BTreeSet::new())).transpose()?;
+            return Ok((Vec::new(), shown.unwrap_or_default()));
+        }
         let replies = self.run(&requests)?;
         let alive = requests.iter().zip(&replies).filter(|(_, reply)| reply.stage >= Stage::Auth);
         let alive = alive.filter_map(|(request, _)| request.line().map(|line| line.address.ip())).collect();
-        let evidence = tries.iter().zip(&replies).flat_map(|((_, judge), reply)| judge(reply)).collect();
-        Ok((evidence, alive))
+        let evidence = tries.iter().zip(replies.iter().skip(count)).flat_map(|((_, judge), reply)| judge(reply));
+        let knocked = replies.first().filter(|_| count > 0);
+        let shown = knocks.map(|knocks| knocks.judge(knocked, &alive)).transpose()?;
+        Ok((evidence.collect(), shown.unwrap_or_default()))
     }
 
     /// Learns whether root's temporary key is let in while root's door is still open, for contrast.
@@ -268,7 +277,7 @@ impl Prover for OutsideProver {
     fn prove(&mut self, moment: Moment, promises: &[Promise], probe: &dyn Probe) -> Result<Vec<Evidence>> {
         let mut wanted = Wanted::of(promises);
         let mut evidence = Vec::new();
-        let mut alive = BTreeSet::new();
+        let mut tries = Vec::new();
         let mut present = self.route.clone();
         if !word::has_ipv6(probe)? {
             present.addresses.retain(IpAddr::is_ipv4);
@@ -288,7 +297,7 @@ impl Prover for OutsideProver {
             for (user, _) in wanted.admins.iter().filter(|(user, _)| self.pass(user.as_str()).is_none()) {
                 evidence.push(self.unknown(&format!("login as {}", user.as_str()), "no temporary key was made"));
             }
-            let tries = match moment {
+            tries = match moment {
                 Moment::BeforeClosing => {
                     self.try_root(&wanted)?;
                     let mut tries = self.logins(&wanted, false);
@@ -302,16 +311,17 @@ impl Prover for OutsideProver {
                     tries
                 }
             };
-            let (seen, answered) = self.judge(&tries)?;
-            evidence.extend(seen);
-            alive = answered;
         }
+        let is_final = moment == Moment::Final;
+        let knocks = is_final.then(|| Knocks::of(&present, &wanted, probe)).transpose()?;
+        let (seen, shown) = self.judge(&tries, knocks.as_ref())?;
+        evidence.extend(seen);
         let policy = wanted.admins.iter().filter(|(_, nopasswd)| !nopasswd);
         evidence.extend(policy.map(|(user, _)| word::sudo_by_policy(user, probe)));
-        if moment == Moment::Final {
+        if is_final {
             evidence.extend(wanted.root_refused.map(|entirely| word::root_by_configuration(entirely, probe)));
-            evidence.extend(doors::prove(self.worker.as_mut(), &present, &wanted, &alive, probe)?);
         }
+        evidence.extend(shown);
         Ok(evidence)
     }
 }

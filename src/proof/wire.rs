@@ -67,7 +67,7 @@ pub enum Request {
         /// The account; need not exist.
         user: String,
     },
-    /// Opens TCP connections and closes them, all at once.
+    /// Opens TCP connections and closes them, all at once; where nothing answers in half the time, once more.
     Connect {
         /// Where.
         addresses: Vec<SocketAddr>,
