@@ -1,6 +1,8 @@
 //! The connections to one host: as the user typed it, and, after a run has moved the door, as the playbook says.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use russh::keys::{HashAlg, PublicKey as HostKey};
@@ -35,6 +37,10 @@ pub struct Door<'a> {
     login: &'a LoginArgs,
     around: Around,
     probe: RealHost,
+    /// The settings of each place. Asking for them starts a program, so each is asked for once in a run.
+    settings: RefCell<Vec<(Destination, Settings)>>,
+    /// What can be put on the host; read and hashed while the connection is made.
+    programs: Arc<OnceLock<Result<Programs>>>,
     keychain: Keychain,
     /// The administrators of the playbook with their keys.
     declared: Vec<Declared>,
@@ -60,11 +66,19 @@ pub struct Way {
 impl<'a> Door<'a> {
     /// Opens nothing yet.
     pub fn new(destination: &Destination, login: &'a LoginArgs, job: Option<&Job>) -> Self {
+        let programs = Arc::new(OnceLock::new());
+        let (shelf, others) = (programs.clone(), login.agent_binary.clone());
+        // Without a thread they are read when they are wanted.
+        drop(std::thread::Builder::new().spawn(move || {
+            shelf.get_or_init(|| read_programs(&others));
+        }));
         Self {
             place: destination.clone(),
             login,
             around: Around::here(),
             probe: RealHost::new(),
+            settings: RefCell::default(),
+            programs,
             keychain: Keychain::new(login.password.clone(), login.sudo_password.clone()),
             declared: job.map(|job| job.declared.clone()).unwrap_or_default(),
             port: job.and_then(|job| job.ssh_port),
@@ -82,6 +96,16 @@ impl<'a> Door<'a> {
         self.port
     }
 
+    /// What the user's ssh client would do for a place.
+    fn settings(&self, place: &Destination) -> Result<Settings> {
+        if let Some((_, known)) = self.settings.borrow().iter().find(|(of, _)| of == place) {
+            return Ok(known.clone());
+        }
+        let settings = Settings::of(place, &self.around, &self.probe)?;
+        self.settings.borrow_mut().push((place.clone(), settings.clone()));
+        Ok(settings)
+    }
+
     /// The keys of the playbook's administrators that can be signed with here.
     ///
     /// # Errors
@@ -90,7 +114,7 @@ impl<'a> Door<'a> {
         let mut found = Vec::new();
         for Declared { user, key, .. } in &self.declared {
             let place = Destination { user: Some(user.text()), ..self.place.clone() };
-            let settings = Settings::of(&place, &self.around, &self.probe)?;
+            let settings = self.settings(&place)?;
             let keys = held(std::slice::from_ref(key), &settings, &self.around, &self.login.login_key)?;
             found.extend(keys.into_iter().map(|key| (user.clone(), key)));
         }
@@ -103,7 +127,7 @@ impl<'a> Door<'a> {
     /// Why the door that was typed does not open.
     pub fn open(&mut self, terminal: &mut Terminal) -> Result<Link> {
         let typed = Way { place: self.place.clone(), keys: None, pin: None, key_port: None };
-        let settings = Settings::of(&self.place, &self.around, &self.probe)?;
+        let settings = self.settings(&self.place)?;
         let may_have_moved = self.port.is_some_and(|port| port != settings.port);
         let limit = if may_have_moved { HASTE } else { CONNECT_LIMIT };
         let first = match self.within(limit, &typed) {
@@ -184,7 +208,7 @@ impl<'a> Door<'a> {
     /// # Errors
     /// What the connection met.
     pub fn within(&self, connect_limit: Duration, way: &Way) -> Outcome<Link> {
-        let mut settings = Settings::of(&way.place, &self.around, &self.probe)?;
+        let mut settings = self.settings(&way.place)?;
         settings.key_port = way.key_port;
         let ask = |question: &Question| self.keychain.answer(question);
         let mut wishes = Wishes::new(&self.probe, &self.around, &ask);
@@ -212,7 +236,15 @@ impl<'a> Door<'a> {
     pub fn start(&self, link: &Link, words: &[String]) -> Result<Started> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let limits = Limits { stdout: SAID, ..Limits::default() };
-        push::start(link, &self.root(link)?, &self.programs()?, &words, limits)
+        push::start(link, &self.root(link)?, self.programs()?, &words, limits)
+    }
+
+    /// Shows that root can be had over this connection.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn root_is_had(&self, link: &Link) -> Result<()> {
+        push::root(link, &self.root(link)?)
     }
 
     /// Takes the program off the host; that it stays is said, and stops nothing.
@@ -231,18 +263,22 @@ impl<'a> Door<'a> {
         Ok(Become::Sudo { password: self.keychain.for_sudo(link.user(), &self.place.host)? })
     }
 
-    fn programs(&self) -> Result<Programs> {
-        let read = |path: &PathBuf| {
-            let place = path.display().to_string();
-            std::fs::read(path).map_err(|error| Failure::input(place, "cannot be read").why(error))
-        };
-        let own = PathBuf::from("/proc/self/exe");
-        let mut programs = Programs::new().with(std::env::consts::ARCH, read(&own)?);
-        for (arch, path) in &self.login.agent_binary {
-            programs = programs.with(arch, read(path)?);
-        }
-        Ok(programs)
+    fn programs(&self) -> Result<&Programs> {
+        self.programs.get_or_init(|| read_programs(&self.login.agent_binary)).as_ref().map_err(Clone::clone)
     }
+}
+
+/// This program and those for other processors.
+fn read_programs(others: &[(String, PathBuf)]) -> Result<Programs> {
+    let read = |path: &PathBuf| {
+        let place = path.display().to_string();
+        std::fs::read(path).map_err(|error| Failure::input(place, "cannot be read").why(error))
+    };
+    let mut programs = Programs::new().with(std::env::consts::ARCH, read(&PathBuf::from("/proc/self/exe"))?);
+    for (architecture, path) in others {
+        programs = programs.with(architecture, read(path)?);
+    }
+    Ok(programs)
 }
 
 /// The fingerprint of a host key in its one-line form.

@@ -22,6 +22,8 @@ use super::relay::{Heard, Relay};
 
 /// Between two tries to log in.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The host counts the beginning of a login in steps of so long, and one in the step of the opening is too early for it.
+const GRAIN: Duration = Duration::from_millis(10);
 /// How long the end of a lost run is asked for, after its window.
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 /// How long a run that was confirmed may take for its last stage.
@@ -220,6 +222,7 @@ impl<'a> Proof<'a> {
             sink.event(Event::Note { note: Note::info("confirm", self.by_hand(&armed)) });
             return;
         }
+        std::thread::sleep(GRAIN);
         let begun = Instant::now();
         let (what, tried) = self.log_in(link, &armed, armed.window / 2);
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -371,12 +374,7 @@ impl<'a> Proof<'a> {
         }
         let way = self.way.take().or_else(|| self.ways(link).into_iter().next())?;
         let begun = Instant::now();
-        let status = spoken(&["status"]);
-        let tried = self
-            .door
-            .through(&way)
-            .map_err(Failure::from)
-            .and_then(|link| Relay::start(self.door, &link, &status, None, PATIENCE).map(drop));
+        let tried = self.door.through(&way).map_err(Failure::from).and_then(|link| self.door.root_is_had(&link));
         let (proven, seen) = match &tried {
             Ok(()) if self.confirmed => (Proven::Yes, "sudo works; the old doors are closed".to_owned()),
             Ok(()) => (Proven::Yes, "sudo works".to_owned()),

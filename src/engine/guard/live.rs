@@ -12,6 +12,9 @@ use super::clock::{Deadline, Now};
 use super::keeper::Keeper;
 use super::{Agent, BY_AGENT, COMMITTED, DECISION, END, OPENED, PENDING, Pending, Said, encode, record};
 
+/// Between two looks for the decision: it is one small file, and a controller waits for what follows.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// What the decision needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
@@ -129,7 +132,7 @@ impl Guard for LiveGuard<'_> {
             if (self.terms.interrupted)() {
                 return Err(Failure::failed(format!("run {run}"), "was interrupted at the keyboard"));
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(PAUSE);
         }
     }
 

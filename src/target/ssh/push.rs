@@ -42,9 +42,16 @@ pub enum Become {
     },
 }
 
+/// A program and its SHA-256 in hex, which is asked for at each start and counted once.
+#[derive(Debug, Clone)]
+struct Program {
+    bytes: Vec<u8>,
+    hash: String,
+}
+
 /// The programs that can be put on a host, by the name that `uname -m` gives its processor.
 #[derive(Debug, Clone, Default)]
-pub struct Programs(BTreeMap<String, Vec<u8>>);
+pub struct Programs(BTreeMap<String, Program>);
 
 impl Programs {
     /// None at all.
@@ -55,7 +62,8 @@ impl Programs {
     /// Adds the program for an architecture; this one's is `std::env::consts::ARCH`.
     #[must_use]
     pub fn with(mut self, architecture: &str, bytes: Vec<u8>) -> Self {
-        self.0.insert(architecture.to_owned(), bytes);
+        let hash = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        self.0.insert(architecture.to_owned(), Program { bytes, hash });
         self
     }
 }
@@ -84,24 +92,36 @@ pub fn start(link: &Link, root: &Become, programs: &Programs, arguments: &[&str]
             .hint("report this as a defect of keyward"));
     }
     let mut push = Push { link, talk: shell(link, root, limits)?, said: String::new() };
-    let script = prepared(arguments);
+    let script = prepared(arguments, programs);
     push.send(format!("{}\n{script}", script.len()).into_bytes(), ANSWER_LIMIT)?;
     let architecture = push.word("arch")?;
-    let bytes = programs.0.get(&architecture).ok_or_else(|| other_architecture(link, &architecture, programs))?;
-    let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    push.send(format!("{hash} {}\n", bytes.len()).into_bytes(), ANSWER_LIMIT)?;
+    let program = programs.0.get(&architecture).ok_or_else(|| other_architecture(link, &architecture, programs))?;
     let uploaded = match push.word("file")?.as_str() {
         "have" => false,
         _ => {
             // Why it did not take them all is what it says, not that it stopped listening.
-            let sent = push.send(bytes.clone(), UPLOAD_LIMIT);
+            let sent = push.send(program.bytes.clone(), UPLOAD_LIMIT);
             push.word("file")
                 .or_else(|failure| if push.said.is_empty() { sent.and(Err(failure)) } else { Err(failure) })?;
             true
         }
     };
     push.word("start")?;
-    Ok(Started { talk: push.talk, hash, uploaded, architecture })
+    Ok(Started { talk: push.talk, hash: program.hash.clone(), uploaded, architecture })
+}
+
+/// Shows that root can be had, with nothing but a shell of root's.
+///
+/// # Errors
+/// When it cannot.
+pub fn root(link: &Link, root: &Become) -> Result<()> {
+    let script = "[ \"$(id -u)\" = 0 ]\n";
+    let mut talk = shell(link, root, Limits::default())?;
+    talk.send(format!("{}\n{script}", script.len()).into_bytes(), ANSWER_LIMIT)?;
+    match talk.finish(ANSWER_LIMIT)? {
+        0 => Ok(()),
+        _ => Err(Failure::failed(link.place(), "the shell there is not root's")),
+    }
 }
 
 /// Takes the programs off the host again; one that runs goes on.
@@ -129,16 +149,25 @@ fn other_architecture(link: &Link, architecture: &str, programs: &Programs) -> F
     .hint(format!("give one that was built for it: --agent-binary {}=PATH", plain(architecture)))
 }
 
-/// The script with its arguments set. Its own shell reads it, so these quotes are understood whatever the login shell is.
-fn prepared(arguments: &[&str]) -> String {
-    let words: Vec<String> = arguments.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
-    format!("set -- {}\n{SCRIPT}", words.join(" "))
+/// The script with its arguments set, and the programs to choose from. Its own shell reads it, so these quotes are
+/// understood whatever the login shell is.
+fn prepared(arguments: &[&str], programs: &Programs) -> String {
+    let quoted = |word: &str| format!("'{}'", word.replace('\'', "'\\''"));
+    let words: Vec<String> = arguments.iter().map(|word| quoted(word)).collect();
+    let known = programs.0.iter().map(|(architecture, Program { bytes, hash })| {
+        format!("{}) h={hash}; n={} ;;\n", quoted(architecture), bytes.len())
+    });
+    format!(
+        "set -- {}\nknown() {{ case $1 in\n{}*) exit 1 ;;\nesac; }}\n{SCRIPT}",
+        words.join(" "),
+        known.collect::<String>()
+    )
 }
 
 /// One line for any login shell: no quote, line end, `!` or backslash within the quotes. It says that it is there before
 /// anything is sent, so that a password that sudo did not want is never taken for a command.
 const BOOT: &str = "sh -c 'PATH=/usr/sbin:/usr/bin:/sbin:/bin; LC_ALL=C; export PATH LC_ALL; umask 077; cd /; \
-                    echo keyward-ready; read -r n; eval \"$(dd bs=1 count=\"$n\" 2>/dev/null)\"'";
+                    echo keyward-ready; read -r n; eval \"$(dd bs=\"$n\" count=1 iflag=fullblock 2>/dev/null)\"'";
 
 /// A shell of root's that waits for its script.
 fn shell(link: &Link, root: &Become, limits: Limits) -> Result<Conversation> {
@@ -305,7 +334,7 @@ mod tests {
 
     #[test]
     fn arguments_stay_words() {
-        let script = prepared(&["a b", "it's", "$(id)", "", "-n", "`id`;", "\\"]);
+        let script = prepared(&["a b", "it's", "$(id)", "", "-n", "`id`;", "\\"], &Programs::new());
         let line = format!("{}\nprintf '<%s>' \"$@\"", script.lines().next().unwrap());
         let output = std::process::Command::new("/bin/sh").args(["-c", &line]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "<a b><it's><$(id)><><-n><`id`;><\\>");
