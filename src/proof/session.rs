@@ -66,7 +66,8 @@ fn serving(pid: u32, probe: &dyn Probe) -> Result<Option<Session>> {
     let Some(user) = user_of(&title) else { return Ok(None) };
     // sshd's monitor, the parent, writes the log; the child that has become the user holds the connection.
     let parent = proc_text(probe, pid, "status")?.and_then(|status| field(&status, "PPid")?.parse().ok());
-    let accepted = logged(pid, &user, probe).or_else(|| logged(parent?, &user, probe));
+    let pids: Vec<u32> = [Some(pid), parent].into_iter().flatten().collect();
+    let accepted = logged(&pids, &user, probe);
     let port = match port_of(pid, probe)? {
         Some(port) => Some(port),
         // Without CAP_SYS_PTRACE (containers) another process's descriptors are hidden; the log names the peer.
@@ -182,17 +183,18 @@ struct Accepted {
 }
 
 /// `Accepted METHOD for USER from ADDRESS port PORT` of this process, from the journal or from auth.log.
-fn logged(pid: u32, user: &str, probe: &dyn Probe) -> Option<Accepted> {
-    let mut texts = Vec::new();
-    if probe.has_program("/usr/bin/journalctl") {
-        let argv =
-            ["/usr/bin/journalctl", "-q", "-b", "-o", "short", "--no-pager", &format!("_PID={pid}")].map(str::to_owned);
+fn logged(pids: &[u32], user: &str, probe: &dyn Probe) -> Option<Accepted> {
+    let found = |text: &str| pids.iter().find_map(|pid| accepted(text, *pid, user));
+    let ask = |argv: Vec<String>| {
         let asked = probe.ask(&Command::new(argv).deadline(Duration::from_secs(5)));
-        texts.extend(asked.map(|output| output.stdout));
-    }
-    let tail = Command::new(["/usr/bin/tail", "-n", "5000", "/var/log/auth.log"]).deadline(Duration::from_secs(5));
-    texts.extend(probe.ask(&tail).map(|output| output.stdout));
-    texts.iter().find_map(|text| accepted(text, pid, user))
+        asked.ok().and_then(|output| found(&output.stdout))
+    };
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let mut journal = words(&["/usr/bin/journalctl", "-q", "-b", "-o", "short", "--no-pager"]);
+    // Several of one field mean any of them (journalctl(1)).
+    journal.extend(pids.iter().map(|pid| format!("_PID={pid}")));
+    let in_journal = if probe.has_program("/usr/bin/journalctl") { ask(journal) } else { None };
+    in_journal.or_else(|| ask(words(&["/usr/bin/tail", "-n", "5000", "/var/log/auth.log"])))
 }
 
 fn accepted(log: &str, pid: u32, user: &str) -> Option<Accepted> {

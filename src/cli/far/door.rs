@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use russh::keys::{HashAlg, PublicKey as HostKey};
@@ -63,22 +64,38 @@ pub struct Way {
     pub key_port: Option<u16>,
 }
 
-impl<'a> Door<'a> {
-    /// Opens nothing yet.
-    pub fn new(destination: &Destination, login: &'a LoginArgs, job: Option<&Job>) -> Self {
+/// What takes its time and depends on nothing but the command line: begun while the playbook is read.
+pub struct Early {
+    settings: Option<JoinHandle<Result<Settings>>>,
+    programs: Arc<OnceLock<Result<Programs>>>,
+}
+
+impl Early {
+    /// Begins. Where there are no threads, it is done when it is wanted.
+    pub fn begin(destination: &Destination, login: &LoginArgs) -> Self {
         let programs = Arc::new(OnceLock::new());
         let (shelf, others) = (programs.clone(), login.agent_binary.clone());
-        // Without a thread they are read when they are wanted.
         drop(std::thread::Builder::new().spawn(move || {
             shelf.get_or_init(|| read_programs(&others));
         }));
+        let place = destination.clone();
+        let ask = move || Settings::of(&place, &Around::here(), &RealHost::new());
+        Self { settings: std::thread::Builder::new().spawn(ask).ok(), programs }
+    }
+}
+
+impl<'a> Door<'a> {
+    /// Opens nothing yet.
+    pub fn new(destination: &Destination, login: &'a LoginArgs, job: Option<&Job>, early: Early) -> Self {
+        let typed = early.settings.and_then(|thread| thread.join().ok()?.ok());
         Self {
             place: destination.clone(),
             login,
             around: Around::here(),
             probe: RealHost::new(),
-            settings: RefCell::default(),
-            programs,
+            // What failed is asked again, and then told.
+            settings: RefCell::new(typed.map(|settings| (destination.clone(), settings)).into_iter().collect()),
+            programs: early.programs,
             keychain: Keychain::new(login.password.clone(), login.sudo_password.clone()),
             declared: job.map(|job| job.declared.clone()).unwrap_or_default(),
             port: job.and_then(|job| job.ssh_port),

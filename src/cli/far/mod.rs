@@ -22,7 +22,7 @@ use super::Ending;
 use super::args::{Cli, Verb};
 use super::terminal::{self, Terminal};
 
-use door::Door;
+use door::{Door, Early};
 use proof::Proof;
 use relay::Relay;
 
@@ -42,6 +42,7 @@ pub fn run(cli: &Cli, destination: &Destination, terminal: &mut Terminal) -> Res
     }
     words::refuse(&cli.verb)?;
     crate::host::real::keep_to_itself()?;
+    let early = Early::begin(destination, login);
     let job = match words::playbook(&cli.verb) {
         None => None,
         Some(path) => match terminal.job(path)? {
@@ -49,7 +50,7 @@ pub fn run(cli: &Cli, destination: &Destination, terminal: &mut Terminal) -> Res
             Err(ending) => return Ok(ending),
         },
     };
-    let mut door = Door::new(destination, login, job.as_ref());
+    let mut door = Door::new(destination, login, job.as_ref(), early);
     let live = words::live(&cli.verb);
     let by_itself = matches!(cli.verb, Verb::Apply(_)) && !door.held()?.is_empty();
     let usual = if !by_itself && terminal::can_ask() { WITH_A_PERSON } else { BY_ITSELF };
