@@ -161,9 +161,12 @@ impl Keychain {
             Question::Password { user, host, attempt } => {
                 self.password(user, &format!("Password of {user}@{host}: "), *attempt)
             }
-            Question::Prompt { user, text, echo: false, attempt, .. } => self.password(user, text, *attempt),
-            Question::Prompt { text, attempt, .. } if *attempt < TRIES && terminal::can_ask() => {
-                Some(Secret::new(terminal::ask(text)))
+            // The words are the server's: who asks stands before them, as ssh has it.
+            Question::Prompt { user, host, text, echo: false, attempt } => {
+                self.password(user, &format!("({user}@{host}) {text} "), *attempt)
+            }
+            Question::Prompt { user, host, text, attempt, .. } if *attempt < TRIES && terminal::can_ask() => {
+                Some(Secret::new(terminal::ask(&format!("({user}@{host}) {text} "))))
             }
             Question::Prompt { .. } => None,
         }
