@@ -149,6 +149,13 @@ pub fn armed(pending: &Pending) -> Event {
     Event::Armed { run, nonce, until: deadline.wall, window_ms }
 }
 
+/// Tells everybody who is logged in that both doors are open. Not for the reader alone: a firewall that has just come up
+/// takes the first packet of a session that it has never seen for a new connection, and refuses it once the old port is
+/// shut. What a terminal is told now makes its session known while both doors are open.
+pub fn tell_all(pending: &Pending) {
+    wall(&format!("keyward: run {}: both doors are open; the old one closes once it is confirmed", pending.run));
+}
+
 /// What the operator reads when a confirmation is awaited; with `events`, programs do as well.
 pub fn opened(pending: &Pending, shelf: &dyn Shelf, events: bool) {
     if events {

@@ -12,6 +12,7 @@ mod container;
 mod far;
 mod guard;
 mod last_resort;
+mod sessions;
 mod struck;
 mod poor;
 mod secrets;
