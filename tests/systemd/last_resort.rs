@@ -5,6 +5,8 @@ use keyward::proof::{Door, Stage};
 
 use crate::container::{Machine, Mode};
 use crate::guard::Pending;
+use crate::support::skipped;
+use crate::{EXCEPT, same};
 
 /// Refuses to start but for the configuration of last resort, as an sshd with a broken library would.
 const BROKEN: &str = "#!/bin/sh\n\
@@ -80,4 +82,42 @@ fn last_resort(test: &str, suite: &str, mode: Mode) {
     assert_eq!(machine.keyward(&["status"]).code, 0);
     machine.keyward(&["uninstall", "--yes"]).ok();
     assert!(machine.login("root", 22).stdout.starts_with("root\n"));
+}
+
+/// Somebody writes nonsense into sshd's configuration after keyward's check of it and before the hangup, of which sshd
+/// then dies: Debian's unit does not start it again.
+#[test]
+fn a_configuration_spoiled_after_the_check_is_undone() {
+    let test = "a_configuration_spoiled_after_the_check_is_undone";
+    let machine = match Machine::start("bookworm", Mode::Service) {
+        Ok(machine) => machine,
+        Err(reason) => return skipped(test, &reason),
+    };
+    let line = format!("{} ops@laptop\n", machine.key.public_key().to_openssh().unwrap());
+    machine.sh("mkdir -p -m 700 /root/.ssh").ok();
+    machine.put("/root/.ssh/authorized_keys", line.as_bytes(), "600");
+    let other = "/etc/ssh/sshd_config.d/50-other.conf";
+    machine.put(other, b"# somebody's own\n", "644");
+    let except: Vec<&str> = EXCEPT.iter().map(|(path, _)| *path).chain([other]).collect();
+    let blank = machine.files(&except, false);
+    // The account is made after all checks and before sshd's own change.
+    let saboteur = format!("until id -u deploy >/dev/null 2>&1; do :; done; echo Nonsense yes >>{other}");
+    machine.sh(&format!("setsid -f sh -c '{saboteur}' >/dev/null 2>&1 </dev/null")).ok();
+    let apply = machine.keyward(&["apply", "--yes", "--confirm-within", "60s", "/root/play/first.yml"]);
+    let said = format!("{}\n{}", apply.stdout, apply.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(apply.code, 4, "{said}");
+    assert!(said.contains("did not come back after the hangup"), "{said}");
+    assert!(said.contains("an sshd of last resort listens meanwhile"), "{said}");
+    assert_eq!(machine.sh("systemctl is-failed ssh.service").stdout.trim(), "failed", "it died of the hangup");
+    let reply = machine.login("root", 22);
+    assert!(reply.stdout.starts_with("root\n"), "root gets in through the old port: {reply:?}");
+    assert_ne!(machine.door(2222), Door::Open, "the new door");
+    same(&blank, &machine.files(&except, false), "only what somebody wrote is left");
+
+    machine.sh(&format!("sed -i /Nonsense/d {other}")).ok();
+    machine.keyward(&["acknowledge"]).ok();
+    assert_eq!(machine.sh("systemctl is-active ssh.service").stdout.trim(), "active");
+    machine.keyward(&["rollback", "--yes"]).ok();
+    assert_eq!(machine.keyward(&["status"]).code, 0);
+    assert!(machine.login("root", 22).stdout.starts_with("root\n"), "the real one serves again");
 }
