@@ -37,6 +37,7 @@ pub fn run(tree: &Path, test: &str, case: &str) -> Result<String, String> {
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env(CASE, case)
+        .envs(std::env::var_os("KEYWARD_FAULTS").map(|how_many| ("KEYWARD_FAULTS", how_many)))
         .output()
         .map_err(|error| error.to_string())?;
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
