@@ -20,7 +20,7 @@ use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
 use sha2::Digest as _;
 
-use crate::support::{Bed, Done, KEYWARD};
+use crate::support::{Bed, Done, KEYWARD, mark};
 
 pub const PLAYBOOK: &str = r#"version: 1
 min_ways_in: 1
@@ -108,6 +108,7 @@ impl Ground {
         bed.plant("/root/play/deploy.pub", line.as_bytes(), 0o644, (0, 0));
         bed.plant("/root/.ssh/authorized_keys", line.as_bytes(), 0o600, (0, 0));
         bed.sh("chmod 700 /root/.ssh").ok();
+        mark(&PathBuf::from(format!("/proc/{}/root/", bed.booted.pid)));
         let host_key = bed.read("/etc/ssh/ssh_host_ed25519_key.pub").trim().to_owned();
         let worker = worker(&mut bed.sandbox.outside().unwrap());
         let mut ground =

@@ -117,6 +117,7 @@ fn inner() {
     let playbook = playbook::load("case.yml", REGISTRY, &Beside).unwrap_or_else(|faults| panic!("{faults:?}"));
     let law = Law { tasks: playbook.tasks, about: About { playbook: "case.yml".into(), digest: playbook.digest } };
     let host = RealHost::with_program(KEYWARD);
+    support::mark(Path::new("/"));
     let before = tree::digest();
 
     let plan = law.plan(&host);
@@ -148,6 +149,9 @@ fn inner() {
     assert_eq!(outcome.exit, Exit::AsAsked, "{outcome:?}");
     let settled = law.plan(&host);
     assert!(settled.is_converged(), "applied, yet: {:?}", settled.changes);
+    assert_eq!(support::unmarked(Path::new("/")), Vec::<String>::new(), "what was put anew keeps its attributes");
+    let put_anew = support::REPLACED.into_iter().filter(|path| before.get(*path) != tree::digest().get(*path));
+    assert!(put_anew.count() >= 4, "the case puts too few of the marked files anew");
     let after = tree::digest();
     let (outcome, again, _) = law.apply(&host, &shelf, None);
     assert_eq!((outcome.exit, again), (Exit::AsAsked, 0), "applying again acts on nothing");

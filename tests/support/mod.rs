@@ -96,6 +96,52 @@ pub fn plain_rules(text: &str) -> Vec<String> {
     rules
 }
 
+/// Files of every host that a whole job puts anew or edits, where it has to.
+pub const REPLACED: [&str; 9] = [
+    "/etc/ssh/sshd_config",
+    "/etc/passwd",
+    "/etc/shadow",
+    "/etc/group",
+    "/etc/gshadow",
+    "/etc/ufw/user.rules",
+    "/etc/ufw/user6.rules",
+    "/etc/ufw/ufw.conf",
+    "/etc/default/ufw",
+];
+/// The attributes that [`mark`] gives: one of somebody's own, and an access control list.
+pub const MARKS: [&str; 2] = ["user.keyward-test", "system.posix_acl_access"];
+
+/// Gives those of [`REPLACED`] that are there below `root` attributes beside their mode, which a run has to keep.
+pub fn mark(root: &Path) {
+    for path in REPLACED.map(|path| root.join(&path[1..])).into_iter().filter(|path| path.exists()) {
+        let mode = std::os::unix::fs::MetadataExt::mode(&path.metadata().unwrap());
+        // Version 2, then tag, permissions and id of each entry: owner, user 7, group, mask, others (acl(5)).
+        let mut list = 2u32.to_le_bytes().to_vec();
+        for (tag, permissions, id) in [
+            (1u16, mode >> 6 & 7, u32::MAX),
+            (2, 4, 7),
+            (4, mode >> 3 & 7, u32::MAX),
+            (0x10, mode >> 3 & 7, u32::MAX),
+            (0x20, mode & 7, u32::MAX),
+        ] {
+            list.extend(tag.to_le_bytes());
+            list.extend(u16::try_from(permissions).unwrap().to_le_bytes());
+            list.extend(id.to_le_bytes());
+        }
+        for (name, value) in MARKS.into_iter().zip([&b"\0kept"[..], &list]) {
+            xattr::set(&path, name, value).unwrap_or_else(|error| panic!("{}: {name}: {error}", path.display()));
+        }
+    }
+}
+
+/// Which of [`REPLACED`] below `root` have lost what [`mark`] gave.
+pub fn unmarked(root: &Path) -> Vec<String> {
+    let lost = |path: &PathBuf, name: &str| path.exists() && xattr::get(path, name).ok().flatten().is_none();
+    let paths = REPLACED.map(|path| root.join(&path[1..]));
+    let lost = paths.iter().flat_map(|path| MARKS.iter().filter(|name| lost(path, name)).map(move |name| (path, name)));
+    lost.map(|(path, name)| format!("{} has lost {name}", path.display())).collect()
+}
+
 /// Runs a prepared command with `input` as its standard input.
 pub fn finish(mut command: Command, input: &[u8]) -> Done {
     use std::os::unix::process::ExitStatusExt as _;
