@@ -18,10 +18,17 @@ use keyward::formats::{
     tcp_wrappers, ufw, unit,
 };
 use keyward::host::ledger::MemoryLedger;
+use keyward::host::real::RealHost;
 use keyward::host::shelf::{MemoryShelf, Shelf as _};
+use keyward::outcome::Event;
+use keyward::proof::word;
+use keyward::report::plan::Detail;
+use keyward::report::style::Style;
+use keyward::report::{self, Report};
 use keyward::resource::Loader;
 use keyward::resources::REGISTRY;
 use keyward::target::sandbox::layers;
+use keyward::target::ssh;
 use keyward::types::{AbsPath, Cidr, Mode, PasswordHash, PlainText, PublicKey, UserName, Word};
 use keyward::{audit, facts, journal, playbook};
 use sha2::{Digest as _, Sha256};
@@ -65,6 +72,11 @@ const TARGETS: &[Target] = &[
     Target { name: "mountinfo", corpus: MOUNTS, judge: mounts_target },
     Target { name: "journal", corpus: RECORDS, judge: journal_target },
     Target { name: "audit", corpus: ENTRIES, judge: audit_target },
+    Target { name: "known_hosts", corpus: KNOWN_HOSTS, judge: known_hosts_target },
+    Target { name: "ssh_config", corpus: CLIENT, judge: client_target },
+    Target { name: "agent", corpus: AGENT, judge: agent_target },
+    Target { name: "event", corpus: EVENTS, judge: event_target },
+    Target { name: "sshd -T", corpus: SUMMED_UP, judge: summed_up_target },
     Target { name: "words", corpus: WORDS, judge: words_target },
 ];
 
@@ -129,6 +141,33 @@ const RECORDS: &[&str] = &[
 const ENTRIES: &[&str] = &[
     "{\"seq\":0,\"at\":\"now\",\"run\":\"r\",\"what\":\"begin\",\"text\":\"x\",\"prev\":\"\"\n{\"seq\":1,\"at\":\"now\",\"run\":\"r\",\"what\":\"uninstalled\",\"text\":\"\\u0001\",\"prev\":\"0\"\n{\"seq\":1,\"hash\":\"0\"}",
     "{\"seq\":18446744073709551615,\"hash\":\"\"}",
+];
+const KNOWN_HOSTS: &[&str] = &[
+    "# x\nhost.example,192.0.2.1 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJsw2mOqLOL5jOX4/ZnkapE4+Pd0X4kGPXhbC5YZtRrI x\n[*.example]:2222,!bad.example ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJsw2mOqLOL5jOX4/ZnkapE4+Pd0X4kGPXhbC5YZtRrI\n",
+    "|1|F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg= ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJsw2mOqLOL5jOX4/ZnkapE4+Pd0X4kGPXhbC5YZtRrI\n@revoked * ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJsw2mOqLOL5jOX4/ZnkapE4+Pd0X4kGPXhbC5YZtRrI\n@cert-authority *.example ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJsw2mOqLOL5jOX4/ZnkapE4+Pd0X4kGPXhbC5YZtRrI\n",
+];
+/// A key of that file, and one that is not in it.
+const SHOWN: [&str; 2] = [
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJsw2mOqLOL5jOX4/ZnkapE4+Pd0X4kGPXhbC5YZtRrI",
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFB",
+];
+const CLIENT: &[&str] = &[
+    "Host host.example !bad.example *.lan\n  HostName %h.lan\n  User deploy\n  Port=2222\n  IdentityFile ~/.ssh/%r@%h\n  IdentitiesOnly yes\n  ProxyJump a@b:22,c\n  UserKnownHostsFile ~/k /dev/null\nHost *\n  HostKeyAlias x\n",
+    "# x\nHostname \"192.0.2.1\"\nuser root\nProxyCommand nc %h %p\nIdentityAgent none\nRevokedHostKeys none\nCertificateFile %d/c\nMatch all\nInclude x\n",
+];
+/// A key and a certificate, each with its comment; what could be any bytes is letters here.
+const AGENT: &[&str] = &[
+    "\x0c\0\0\0\x02\0\0\0\x33\0\0\0\x0bssh-ed25519\0\0\0\x20AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\0\0\0\x01c\0\0\0\x0cother format\0\0\0\0",
+    "\x0c\0\0\0\x01\0\0\x01\x1a\0\0\0\x20ssh-ed25519-cert-v01@openssh.com\0\0\0\x04NNNN\0\0\0\x20AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\0\0\0\0\0\0\0\x01\0\0\0\x01\0\0\0\x02id\0\0\0\x0a\0\0\0\x06deploy\0\0\0\0\0\0\0\0\0\0\0\0\x7f\x7f\x7f\x7f\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x33\0\0\0\x0bssh-ed25519\0\0\0\x20AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\0\0\0\x53\0\0\0\x0bssh-ed25519\0\0\0\x40BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB\0\0\0\0",
+];
+/// One a line, as a host says them.
+const EVENTS: &[&str] = &[
+    "{\"event\":\"hello\",\"protocol\":1,\"version\":\"0.1.0\"}\n{\"event\":\"armed\",\"run\":\"r\",\"nonce\":\"n\",\"until\":\"2026-11-27T07:18:28Z\",\"window_ms\":60000}\n{\"event\":\"changed\",\"change\":\"k\",\"summary\":\"s\",\"millis\":1}\n{\"event\":\"proof\",\"evidence\":{\"what\":\"w\",\"proven\":\"yes\",\"reach\":\"L2\",\"seen\":\"x\",\"millis\":2}}\n{\"event\":\"failed\",\"failure\":{\"kind\":\"refused\",\"place\":\"p\",\"what\":\"w\",\"why\":\"y\",\"hint\":\"h\"}}\n{\"event\":\"finished\",\"code\":0,\"exit\":\"as_asked\",\"verdict\":\"v\",\"next\":\"keyward show\",\"run\":null,\"millis\":3}",
+    "{\"event\":\"planned\",\"plan\":{\"version\":1,\"host\":\"h\",\"playbook\":\"p.yml\",\"playbook_digest\":\"\",\"observation_digest\":\"\",\"changes\":[],\"notes\":[{\"level\":\"warning\",\"about\":\"sshd\",\"text\":\"t\"}],\"deferred\":[],\"promises\":[],\"met\":[[\"packages\",1]]}}\n{\"event\":\"text\",\"name\":\"schema\",\"text\":\"a\\u001b\\n\"}\n{\"event\":\"run\",\"run\":\"r\",\"began\":\"now\",\"playbook\":\"p\",\"changes\":1,\"exit\":null,\"verdict\":\"\"}\n{\"event\":\"stage\",\"stage\":\"additive\",\"changes\":2}\n{\"event\":\"undone\",\"change\":\"k\",\"failure\":null}",
+    "{\"event\":\"access\",\"now\":{\"doors\":[{\"port\":22,\"from\":{\"everywhere\":\"yes\",\"family\":\"IPv4\",\"only\":[\"10.0.0.0/8\"],\"but\":[],\"unsure\":[]}}],\"accounts\":[{\"name\":\"deploy\",\"uid\":1000,\"ssh\":\"unknown\",\"because\":[\"x\"],\"from\":{\"everywhere\":\"no\",\"family\":null,\"only\":[],\"but\":[]},\"methods\":[{\"method\":\"keys\",\"count\":2,\"kinds\":[\"ed25519\"]},{\"method\":\"chain\",\"chain\":\"publickey,password\"}],\"limited_to\":null,\"sudo\":\"nothing\",\"root\":\"no\",\"strong_groups\":[\"docker\"],\"soon\":[],\"warnings\":[]}],\"console\":[],\"unknown\":[\"y\"]},\"after\":null}",
+];
+const SUMMED_UP: &[&str] = &[
+    "port 22\nPermitRootLogin prohibit-password\nlistenaddress [::]:22\nlistenaddress 0.0.0.0:22\nhostkey /etc/ssh/ssh_host_ed25519_key\nlistenaddress fe80::1%eth0:22\npermitrootlogin yes\nbanner\n",
 ];
 const WORDS: &[&str] = &[
     "deploy",
@@ -370,6 +409,113 @@ fn audit_target(input: &[u8]) {
     }
 }
 
+thread_local! {
+    /// A file that only its own user can write, for what is read from files.
+    static PLACE: Place = {
+        // In memory where there is such a place: it is written for each input.
+        let memory = std::path::PathBuf::from("/dev/shm");
+        let directory = if memory.is_dir() { memory } else { std::env::temp_dir() };
+        let path = directory.join(format!("keyward-fuzz-{}", std::process::id()));
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        Place(path)
+    };
+}
+
+struct Place(std::path::PathBuf);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Nothing is known of a host by a file that names no key of it, and a verdict tells a line of the file.
+fn known_hosts_target(input: &[u8]) {
+    PLACE.with(|place| {
+        std::fs::write(&place.0, input).unwrap();
+        let most = String::from_utf8_lossy(input).lines().count();
+        for (name, port) in [("host.example", 22), ("a.example", 2222), ("2001:db8::1", 22)] {
+            let Ok(known) = ssh::Known::read(std::slice::from_ref(&place.0), name, port) else { continue };
+            for line in SHOWN {
+                match known.judge(&russh::keys::PublicKey::from_openssh(line).unwrap().into(), 1_700_000_000) {
+                    ssh::Verdict::Known => assert!(!known.is_empty()),
+                    ssh::Verdict::Unknown => assert!(known.is_empty()),
+                    ssh::Verdict::Changed { line, .. } | ssh::Verdict::Revoked { line, .. } => {
+                        assert!((1..=most).contains(&line), "line {line} of {most}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// What a configuration says of where to go is a destination again: nothing that a shell or ssh could read as more.
+fn client_target(input: &[u8]) {
+    PLACE.with(|place| {
+        std::fs::write(&place.0, input).unwrap();
+        let around = ssh::Around {
+            home: "/home/ops".into(),
+            user: "ops".to_owned(),
+            agent: None,
+            client: None,
+            config: Some(place.0.clone()),
+        };
+        for typed in ["host.example", "deploy@192.0.2.1:2222"] {
+            let destination = ssh::Destination::parse(typed).unwrap();
+            let Ok(settings) = ssh::Settings::of(&destination, &around, &RealHost::new()) else { continue };
+            assert!(settings.port != 0 && (destination.port.is_none() || destination.port == Some(settings.port)));
+            let (user, host) = (Some(settings.user.clone()), settings.host.clone());
+            let again = ssh::Destination { user, host, port: Some(settings.port) };
+            assert_eq!(ssh::Destination::parse(&again.to_string()).unwrap(), again);
+            let files = settings.known_hosts.iter().chain(&settings.identity_files);
+            assert!(files.clone().all(|file| file.is_absolute()), "{settings:?}");
+        }
+    });
+}
+
+/// No more keys than the frame has room for.
+fn agent_target(input: &[u8]) {
+    let mut frame = input.to_vec();
+    // Else most mutations of the first byte would be all that is tried.
+    if let Some(first) = frame.first_mut() {
+        *first = 12;
+    }
+    for frame in [input, &frame] {
+        let Some(keys) = ssh::agent_list(frame) else { continue };
+        assert!(keys.len() <= frame.len() / 8, "{} keys in {} bytes", keys.len(), frame.len());
+        for (key, certificate) in keys {
+            assert!(certificate.is_none_or(|certificate| certificate.public_key() == key.key_data()));
+        }
+    }
+}
+
+/// An event is the same when it is said again, and what people read of it moves no cursor.
+fn event_target(input: &[u8]) {
+    for line in String::from_utf8_lossy(input).lines() {
+        let Ok(event) = serde_json::from_str::<Event>(line) else { continue };
+        let said = report::json::line(&event);
+        let again: Event = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+        assert_eq!(report::json::line(&again), said);
+        assert!(said.ends_with('\n') && said.matches('\n').count() == 1, "{said:?}");
+        let (_, text) = Report::human(Style::Plain, Detail::Full).event(&event);
+        let odd = text.chars().find(|c| !matches!(c, '\n' | '\t') && keyward::types::is_forbidden(*c));
+        assert_eq!(odd, None, "{text:?}");
+    }
+}
+
+/// Both readers of `sshd -T` say the same of a keyword that has a value.
+fn summed_up_target(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let (one, other) = (word::Effective::parse(&text), sshd_effective::Effective::parse(&text));
+    for keyword in ["port", "permitrootlogin", "listenaddress", "hostkey"] {
+        let said: Vec<&str> = one.all(keyword).filter(|value| !value.is_empty()).collect();
+        let summed: Vec<&str> = other.all(keyword).filter(|value| !value.is_empty()).collect();
+        assert_eq!(said, summed, "{keyword}");
+        assert_eq!(one.first(keyword), one.all(keyword).next().unwrap_or_default());
+    }
+}
+
 fn word<W: Word>(text: &str) {
     if let Ok(word) = W::parse(text) {
         let canonical = word.text();
@@ -515,6 +661,18 @@ fn every_format_is_a_target() {
     for module in modules {
         let of_module = |target: &Target| target.name.split(':').next() == Some(module);
         assert!(TARGETS.iter().any(of_module), "no target for formats::{module}: add a row to TARGETS");
+    }
+}
+
+/// What is mutated must be read to begin with, or nothing behind the first check is tried.
+#[test]
+fn the_corpora_of_what_hosts_and_agents_say_are_read() {
+    let read = |frame: &str| ssh::agent_list(frame.as_bytes()).unwrap();
+    assert_eq!(read(AGENT[0]).len(), 1, "a key, and one of a kind that is not known");
+    assert!(matches!(read(AGENT[1]).as_slice(), [(_, Some(_))]), "{:?}", read(AGENT[1]));
+    for line in EVENTS.iter().flat_map(|text| text.lines()) {
+        let event: Event = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(report::json::line(&event).contains("\"event\""));
     }
 }
 

@@ -114,8 +114,9 @@ pub fn signs(socket: &Path, key: &crate::types::PublicKey, challenge: &[u8]) -> 
     Ok(Verifier::verify(public.key_data(), &data, &signature).is_ok())
 }
 
-/// An IDENTITIES_ANSWER. A certificate comes as an identity of its own; it is given with its key.
-fn read_list(frame: &[u8]) -> Option<Vec<(PublicKey, Option<Certificate>)>> {
+/// Reads an IDENTITIES_ANSWER; `None` when it is none. A certificate comes as an identity of its own; it is given with
+/// its key.
+pub fn read_list(frame: &[u8]) -> Option<Vec<(PublicKey, Option<Certificate>)>> {
     let (kind, mut rest) = frame.split_first()?;
     if *kind != IDENTITIES_ANSWER {
         return None;

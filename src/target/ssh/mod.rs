@@ -21,7 +21,7 @@ mod talk;
 mod trouble;
 
 pub use address::Destination;
-pub use agent::signs;
+pub use agent::{read_list as agent_list, signs};
 pub use auth::{Ask, Question};
 pub use config::{Around, Settings};
 pub use gate::Trust;
