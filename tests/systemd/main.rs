@@ -10,6 +10,7 @@ mod support;
 mod back;
 mod container;
 mod far;
+mod far_v6;
 mod guard;
 mod last_resort;
 mod sessions;
