@@ -116,6 +116,11 @@ impl Signals {
         Ok(Self(()))
     }
 
+    /// True when Ctrl-C was typed, as long as nobody has looked.
+    pub fn was_interrupted(&self) -> bool {
+        INTERRUPTED.load(Ordering::Relaxed)
+    }
+
     /// True when Ctrl-C was typed since the last look.
     pub fn interrupted(&self) -> bool {
         INTERRUPTED.swap(false, Ordering::Relaxed)

@@ -175,7 +175,8 @@ pub fn agree(yes: bool, verb: &str, object: &str, question: &str) -> Result<()> 
         return Ok(());
     }
     if !terminal::can_ask() {
-        let command = format!("keyward {verb} --yes {}", state::quoted(object));
+        let object = if object.is_empty() { String::new() } else { format!(" {}", state::quoted(object)) };
+        let command = format!("keyward {verb} --yes{object}");
         return Err(Failure::refused(verb, "needs a yes and there is no terminal to ask on")
             .hint(format!("read the plan above; then: {command}")));
     }

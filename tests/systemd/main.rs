@@ -13,11 +13,11 @@ mod far;
 mod far_v6;
 mod guard;
 mod last_resort;
-mod sessions;
-mod struck;
 mod poor;
 mod secrets;
+mod sessions;
 mod strikes;
+mod struck;
 mod unattended;
 
 use std::time::Instant;

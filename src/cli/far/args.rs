@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::super::state::quoted;
 use super::secret::Source;
 use crate::target::ssh::Destination;
 
@@ -50,6 +51,18 @@ impl LoginArgs {
         self.password.iter().chain(&self.sudo_password).filter_map(number).collect()
     }
 
+    /// What has to be typed again for the next command to get in, each with a blank before it.
+    pub fn again(&self) -> String {
+        let keys = self.login_key.iter().map(|file| ("--login-key", file.display().to_string()));
+        let password = self.password.iter().map(|source| ("--password", source.typed()));
+        let sudo = self.sudo_password.iter().map(|source| ("--sudo-password", source.typed()));
+        let pins = self.host_key.iter().map(|pin| ("--host-key", pin.clone()));
+        let others =
+            self.agent_binary.iter().map(|(arch, path)| ("--agent-binary", format!("{arch}={}", path.display())));
+        let all = keys.chain(password).chain(sudo).chain(pins).chain(others);
+        all.map(|(option, value)| format!(" {option} {}", quoted(&value))).collect()
+    }
+
     /// The first option that only makes sense with a host over SSH.
     pub fn given(&self) -> Option<&'static str> {
         let all = [
@@ -93,6 +106,17 @@ fn agent_binary(text: &str) -> Result<(String, PathBuf), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_next_command_gets_in_as_this_one_did() {
+        let login = LoginArgs {
+            login_key: vec!["/k 1".into()],
+            sudo_password: Some(Source::Command("pass it".into())),
+            accept_new: true,
+            ..LoginArgs::default()
+        };
+        assert_eq!(login.again(), " --login-key '/k 1' --sudo-password 'command:pass it'");
+    }
 
     #[test]
     fn what_is_typed_is_checked() {

@@ -1,6 +1,7 @@
 //! The connections to one host: as the user typed it, and, after a run has moved the door, as the playbook says.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -19,7 +20,8 @@ use crate::target::ssh::{
 use crate::types::{PublicKey, UserName, Word as _};
 
 use super::super::job::{Declared, Job};
-use super::super::terminal::Terminal;
+use super::super::state::quoted;
+use super::super::terminal::{self, Terminal};
 use super::args::LoginArgs;
 use super::secret::Keychain;
 
@@ -35,6 +37,8 @@ const HASTE: Duration = Duration::from_millis(600);
 pub struct Door<'a> {
     /// As typed, and moved to where the host was found.
     place: Destination,
+    /// As typed.
+    typed: Destination,
     login: &'a LoginArgs,
     around: Around,
     probe: RealHost,
@@ -49,6 +53,8 @@ pub struct Door<'a> {
     port: Option<u16>,
     /// True when the playbook lets root in no more.
     without_root: bool,
+    /// Key files of administrators that have a passphrase.
+    locked: RefCell<BTreeSet<PathBuf>>,
 }
 
 /// An account that logs in, and where.
@@ -90,6 +96,7 @@ impl<'a> Door<'a> {
         let typed = early.settings.and_then(|thread| thread.join().ok()?.ok());
         Self {
             place: destination.clone(),
+            typed: destination.clone(),
             login,
             around: Around::here(),
             probe: RealHost::new(),
@@ -100,12 +107,25 @@ impl<'a> Door<'a> {
             declared: job.map(|job| job.declared.clone()).unwrap_or_default(),
             port: job.and_then(|job| job.ssh_port),
             without_root: job.is_some_and(|job| job.without_root),
+            locked: RefCell::default(),
         }
     }
 
     /// Where the host was found.
     pub const fn place(&self) -> &Destination {
         &self.place
+    }
+
+    /// keyward for this host, or another place of it, as it is typed to get in again.
+    pub fn command(&self, place: &Destination) -> String {
+        format!("keyward --host {}{}", quoted(&place.to_string()), self.login.again())
+    }
+
+    /// Asks for the passphrases of the administrators' keys before anything waits for them.
+    pub fn unlock(&self) {
+        for file in self.locked.borrow().iter() {
+            drop(self.keychain.answer(&Question::Passphrase { file: file.clone(), attempt: 0 }));
+        }
     }
 
     /// Where the playbook puts sshd.
@@ -133,7 +153,14 @@ impl<'a> Door<'a> {
             let place = Destination { user: Some(user.text()), ..self.place.clone() };
             let settings = self.settings(&place)?;
             let keys = held(std::slice::from_ref(key), &settings, &self.around, &self.login.login_key)?;
-            found.extend(keys.into_iter().map(|key| (user.clone(), key)));
+            for (key, locked) in keys {
+                // Nobody is here to unlock it.
+                if locked.is_some() && !terminal::can_ask() {
+                    continue;
+                }
+                self.locked.borrow_mut().extend(locked);
+                found.push((user.clone(), key));
+            }
         }
         Ok(found)
     }
@@ -253,7 +280,15 @@ impl<'a> Door<'a> {
     pub fn start(&self, link: &Link, words: &[String]) -> Result<Started> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let limits = Limits { stdout: SAID, ..Limits::default() };
-        push::start(link, &self.root(link)?, self.programs()?, &words, limits)
+        let started = push::start(link, &self.root(link)?, self.programs()?, &words, limits);
+        match started {
+            // sudo asks: so is whoever is here.
+            Err(failure) if push::wants_password(&failure) => {
+                let password = self.keychain.sudo_asks(link.user(), &self.place.host).ok_or(failure)?;
+                push::start(link, &Become::Sudo { password: Some(password) }, self.programs()?, &words, limits)
+            }
+            done => done,
+        }
     }
 
     /// Shows that root can be had over this connection.
@@ -277,7 +312,8 @@ impl<'a> Door<'a> {
         if link.user() == "root" {
             return Ok(Become::Already);
         }
-        Ok(Become::Sudo { password: self.keychain.for_sudo(link.user(), &self.place.host)? })
+        let typed = self.settings(&self.typed)?.user == link.user();
+        Ok(Become::Sudo { password: self.keychain.for_sudo(link.user(), &self.place.host, typed)? })
     }
 
     fn programs(&self) -> Result<&Programs> {

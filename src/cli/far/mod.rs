@@ -10,6 +10,7 @@ mod heed;
 mod proof;
 mod relay;
 pub mod secret;
+mod ways;
 mod words;
 
 use std::time::Duration;
@@ -69,17 +70,21 @@ pub fn run(cli: &Cli, destination: &Destination, terminal: &mut Terminal) -> Res
     };
     if let Some(place) = proof.last(&link, &mut ending, terminal) {
         // What is typed next goes through the new door.
-        ending.next = ending.next.replacen(&proof.heed.command, &command(&place), 1);
+        ending.next = ending.next.replacen(&proof.heed.command, &door.command(&place), 1);
+    }
+    if let (Exit::Pending, Some(place), Some(run)) = (ending.exit, proof.confirms_from(), &ending.run) {
+        // Through the door that closes nobody confirms.
+        ending.next = format!("{} confirm {run}", door.command(&place));
+    }
+    if matches!(cli.verb, Verb::Cancel(_)) {
+        // The door that this came through may be the one that was just taken back.
+        ending.next.clear();
     }
     if (login.leave_nothing || matches!(cli.verb, Verb::Uninstall(_))) && ending.exit != Exit::Pending {
         // After a port move the first connection may be the only one that still has root.
         door.clean(&link, terminal);
     }
     Ok(ending)
-}
-
-fn command(place: &Destination) -> String {
-    format!("keyward --host {}", super::state::quoted(&place.to_string()))
 }
 
 /// Shows what the host says and answers what it asks, until it has finished.

@@ -4,11 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::change::{Note, Plan, Promise, Risk};
+use crate::change::{Note, Plan, Risk};
 use crate::error::{Failure, Result};
 use crate::outcome::{Event, Evidence, Exit, Proven, Reach, Sink};
 use crate::target::ssh::{Destination, Link, Outcome, Setback, Trouble};
-use crate::types::{PublicKey, UserName, Word as _};
+use crate::types::{PublicKey, UserName};
 
 use super::super::args::{LiveArgs, Verb};
 use super::super::guard::Signals;
@@ -16,7 +16,7 @@ use super::super::handed;
 use super::super::job::Job;
 use super::super::state::quoted;
 use super::super::{Ending, live, terminal};
-use super::door::{Door, Way, fingerprint};
+use super::door::{Door, Way};
 use super::heed::Heed;
 use super::relay::{Heard, Relay};
 
@@ -67,8 +67,8 @@ pub struct Proof<'a> {
     object: String,
     live: Option<&'a LiveArgs>,
     /// Keys of administrators that can be signed with here; none for a verb that only a person can confirm.
-    held: Vec<(UserName, PublicKey)>,
-    plan: Option<Plan>,
+    pub(super) held: Vec<(UserName, PublicKey)>,
+    pub(super) plan: Option<Plan>,
     pub(super) started: Option<String>,
     pub(super) armed: Option<Armed>,
     pub(super) stage: Stage,
@@ -79,6 +79,8 @@ pub struct Proof<'a> {
     /// How long the run waits, as it was told from here: what the host says of it may only be less.
     window: Duration,
     signals: Option<Signals>,
+    /// Somebody wants the run undone.
+    interrupted: bool,
     /// What the host may say.
     pub(super) heed: Heed,
 }
@@ -92,17 +94,35 @@ impl<'a> Proof<'a> {
         door: &'a Door<'a>,
         window: Duration,
     ) -> Self {
-        let heed = Heed::new(verb, super::command(door.place()));
+        let heed = Heed::new(verb, door.command(door.place()));
         let (verb, object) = match verb {
             Verb::Apply(_) => ("apply", job.map(|job| job.about.playbook.clone()).unwrap_or_default()),
             Verb::Rollback(args) => ("rollback", args.run.clone().unwrap_or_default()),
+            Verb::Uninstall(_) => ("uninstall", String::new()),
             _ => ("keyward", String::new()),
         };
         // Nobody can prove somebody else's key, and those that a rollback brings back are not the playbook's.
         let held = if verb == "apply" { door.held().unwrap_or_default() } else { Vec::new() };
         let (plan, started, armed, way, signals) = (None, None, None, None, None);
         let (stage, confirmed) = (Stage::Waits, false);
-        Self { door, verb, object, live, held, plan, started, armed, stage, way, confirmed, window, signals, heed }
+        let interrupted = false;
+        Self {
+            door,
+            verb,
+            object,
+            live,
+            held,
+            plan,
+            started,
+            armed,
+            stage,
+            way,
+            confirmed,
+            window,
+            signals,
+            interrupted,
+            heed,
+        }
     }
 
     /// Takes note of an event.
@@ -114,11 +134,12 @@ impl<'a> Proof<'a> {
             Event::Armed { run, nonce, window_ms, .. } if self.armed.is_none() => {
                 let window = Duration::from_millis(*window_ms).min(self.window);
                 self.armed = Some(Armed { run: run.clone(), nonce: nonce.clone(), window, at: Instant::now() });
-                // From here on a Ctrl-C is a wish to undo, not an end.
-                self.signals = Signals::hold_once().ok();
             }
+            // One that was cancelled meanwhile opens nothing that this side would wait for.
             Event::Opened { run } if self.armed.as_ref().is_some_and(|armed| armed.run == *run) => {
-                self.stage = Stage::Opened;
+                if matches!(self.stage, Stage::Waits) {
+                    self.stage = Stage::Opened;
+                }
             }
             _ => {}
         }
@@ -128,13 +149,18 @@ impl<'a> Proof<'a> {
     ///
     /// # Errors
     /// Refused when nobody is here who could confirm, or say yes; nothing was changed then.
-    pub fn answer(&self, question: &str, sink: &mut dyn Sink) -> Result<bool> {
+    pub fn answer(&mut self, question: &str, sink: &mut dyn Sink) -> Result<bool> {
         let agreed = self.may_be_confirmed(sink).and_then(|()| match self.live {
             Some(live) => live::agree(live.yes, self.verb, &self.object, &crate::report::escape::line(question)),
             None => live::agree(false, self.verb, &self.object, &crate::report::escape::line(question)),
         });
         match agreed {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.door.unlock();
+                // From here on the host acts, and a Ctrl-C is a wish to undo, not an end.
+                self.signals = self.signals.take().or_else(|| Signals::hold_once().ok());
+                Ok(true)
+            }
             Err(failure) if self.started.is_some() => {
                 // The run has begun: it says itself how it ends.
                 sink.event(Event::Failed { failure: self.typed(failure) });
@@ -175,10 +201,11 @@ impl<'a> Proof<'a> {
             return Ok(());
         }
         Err(Failure::refused(self.verb, "the plan touches ways in, and nobody could confirm it").why(why).hint(format!(
-            "ssh-add the key, or name it: --login-key FILE; or name the time in which somebody will confirm: keyward {} \
-             --confirm-within 300s {}",
+            "ssh-add the key, or name it: --login-key FILE; or name the time in which somebody will confirm: keyward {}{} \
+             --confirm-within 300s{}",
             self.verb,
-            quoted(&self.object)
+            if live.yes { " --yes" } else { "" },
+            if self.object.is_empty() { String::new() } else { format!(" {}", quoted(&self.object)) }
         )))
     }
 
@@ -188,8 +215,17 @@ impl<'a> Proof<'a> {
         if let Some(signals) = self.signals.as_ref().filter(|signals| signals.interrupted()) {
             // The host could keep us here for long.
             signals.let_go();
-            let text = "interrupted; once more, and keyward leaves: the host undoes what nobody confirms";
+            let text = if self.confirmed {
+                "interrupted, but the run is confirmed: it goes on, and can be rolled back once it is over"
+            } else {
+                "interrupted: the run is undone as soon as it can be; once more, and keyward leaves, and the host undoes \
+                 what nobody confirms"
+            };
             sink.event(Event::Note { note: Note::warning("cancel", text) });
+            self.interrupted = !self.confirmed;
+        }
+        if self.interrupted && self.armed.is_some() {
+            self.interrupted = false;
             if !matches!(self.stage, Stage::Settled) {
                 self.cancel(link, "interrupted at the keyboard", sink);
             }
@@ -224,7 +260,7 @@ impl<'a> Proof<'a> {
         }
         std::thread::sleep(GRAIN);
         let begun = Instant::now();
-        let (what, tried) = self.log_in(link, &armed, armed.window / 2);
+        let (what, tried) = self.log_in(link, &armed, armed.window / 2, sink);
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let reach = Reach::L3;
         match tried {
@@ -252,11 +288,18 @@ impl<'a> Proof<'a> {
     }
 
     /// Logs in through the new door, within `limit` where the trouble may pass.
-    fn log_in(&self, link: &Link, armed: &Armed, limit: Duration) -> (String, Outcome<(Way, Link)>) {
+    fn log_in(
+        &self,
+        link: &Link,
+        armed: &Armed,
+        limit: Duration,
+        sink: &mut dyn Sink,
+    ) -> (String, Outcome<(Way, Link)>) {
         let ways = self.ways(link);
         let named = ways.first().map_or_else(|| "an administrator".to_owned(), |way| way.place.to_string());
         let what = format!("{}{named}", Evidence::LOGIN);
         let mut last = Setback::new(Trouble::Local, link.place(), "no administrator of the plan has a key here");
+        let mut told = false;
         loop {
             for way in &ways {
                 // A port that nobody answers at must not take the time that the cancelling needs.
@@ -276,60 +319,17 @@ impl<'a> Proof<'a> {
                     | Trouble::Crowded
                     | Trouble::Broken
             );
-            if !passes || armed.at.elapsed() + PAUSE > limit {
+            let interrupted = self.signals.as_ref().is_some_and(Signals::was_interrupted);
+            if !passes || interrupted || armed.at.elapsed() + PAUSE > limit {
                 return (what, Err(last));
+            }
+            if !std::mem::replace(&mut told, true) {
+                let seconds = limit.saturating_sub(armed.at.elapsed()).as_secs();
+                let text = format!("{named} does not open yet; trying for another {seconds} s, then the run is undone");
+                sink.event(Event::Note { note: Note::warning("confirm", text) });
             }
             std::thread::sleep(PAUSE);
         }
-    }
-
-    /// The planned administrators that the playbook names, at the playbook's port, each with the keys that are here. The
-    /// plan comes from the host, which could name a port of another machine behind the same address.
-    fn ways(&self, link: &Link) -> Vec<Way> {
-        let Some(plan) = &self.plan else { return Vec::new() };
-        let port = self.door.port();
-        let pin = fingerprint(link.host_key());
-        let planned = plan.promises.iter().filter_map(|promise| match promise {
-            Promise::Admin { user, .. } => Some(user),
-            _ => None,
-        });
-        let mut ways: Vec<Way> = Vec::new();
-        for user in planned {
-            let keys: Vec<PublicKey> =
-                self.held.iter().filter(|(one, _)| one == user).map(|(_, key)| key.clone()).collect();
-            if keys.is_empty() || pin.is_none() {
-                continue;
-            }
-            let typed = self.door.place();
-            let place = Destination { user: Some(user.text()), host: typed.host.clone(), port: port.or(typed.port) };
-            ways.push(Way { place, keys: Some(keys), pin: pin.clone(), key_port: None });
-        }
-        ways
-    }
-
-    /// What a person types to confirm.
-    fn by_hand(&self, armed: &Armed) -> String {
-        let promises = self.plan.as_ref().map(|plan| plan.promises.as_slice()).unwrap_or_default();
-        // A rollback is confirmed by an account that it leaves, by a key that it leaves where it takes any.
-        let leaves = promises.iter().any(|promise| matches!(promise, Promise::SomebodyElse { .. }));
-        let user = promises.iter().find_map(|promise| match promise {
-            Promise::Admin { user, .. } if !leaves => Some(user.text()),
-            Promise::Key { user, .. } if leaves => Some(user.text()),
-            _ => None,
-        });
-        let user = user.or_else(|| leaves.then(|| "root".to_owned()));
-        let port = promises.iter().find_map(|promise| match promise {
-            Promise::SshPort { port } => Some(port.get()),
-            _ => None,
-        });
-        let typed = self.door.place();
-        let user = user.or_else(|| typed.user.clone()).unwrap_or_else(|| "ADMIN".to_owned());
-        let place = Destination { user: Some(user), host: typed.host.clone(), port: port.or(typed.port) };
-        format!(
-            "both doors are open; to keep the change, within {} s, in a second terminal: keyward --host {place} confirm {}",
-            armed.left().as_secs(),
-            armed.run
-        )
     }
 
     /// Undoes the run at once; the program that applies then tells how that went.

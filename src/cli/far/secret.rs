@@ -1,8 +1,10 @@
 //! Where a password comes from. Never the command line itself: everybody on the machine can read that (ps(1)).
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Failure, Result};
 use crate::host::real::RealHost;
@@ -56,6 +58,18 @@ impl Source {
         })
     }
 
+    /// As it is typed.
+    pub fn typed(&self) -> String {
+        match self {
+            Self::Ask => "ask".to_owned(),
+            Self::Env(name) => format!("env:{name}"),
+            Self::File(path) => format!("file:{path}"),
+            Self::Fd(number) => format!("fd:{number}"),
+            Self::Command(command) => format!("command:{command}"),
+            Self::Unclear => String::new(),
+        }
+    }
+
     /// # Errors
     /// When it is no source.
     pub fn check(&self, option: &str) -> Result<()> {
@@ -91,8 +105,10 @@ impl Source {
                 File::open(format!("/dev/fd/{number}")).and_then(whole).map_err(failed)?
             }
             Self::Command(command) => {
-                // Neither its words nor what it prints is shown: both may hold the password.
-                let mut asked = Command::new(["/bin/sh", "-c", command]).deadline(COMMAND_LIMIT);
+                // Neither its words nor what it prints is shown: both may hold the password. It runs where it was typed.
+                let here = std::env::current_dir().unwrap_or_default().display().to_string();
+                let there = "cd -- \"$1\" && eval \"$2\"";
+                let mut asked = Command::new(["/bin/sh", "-c", there, "sh", &here, command]).deadline(COMMAND_LIMIT);
                 for name in
                     ["HOME", "PATH", "USER", "SSH_AUTH_SOCK", "GPG_TTY", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"]
                 {
@@ -102,7 +118,7 @@ impl Source {
                 }
                 let output = RealHost::new().ask(&asked)?;
                 if !output.ok() {
-                    return Err(cannot("command:", &"it failed"));
+                    return Err(cannot("the command of the source", &format!("it ended with {}", output.code)));
                 }
                 output.stdout
             }
@@ -137,6 +153,8 @@ pub struct Keychain {
     given: RefCell<Option<(String, Secret<String>)>>,
     /// What sudo is told.
     given_sudo: RefCell<Option<Secret<String>>>,
+    /// Passphrases of key files.
+    passphrases: RefCell<BTreeMap<PathBuf, Secret<String>>>,
     /// Why a source gave nothing.
     trouble: RefCell<Option<Failure>>,
 }
@@ -155,9 +173,7 @@ impl Keychain {
     /// The answer to a question of a login.
     pub fn answer(&self, question: &Question) -> Option<Secret<String>> {
         match question {
-            Question::Passphrase { file, attempt } => {
-                (*attempt < TRIES).then(|| asked(&format!("Passphrase of {}: ", file.display()))).flatten()
-            }
+            Question::Passphrase { file, attempt } => self.passphrase(file, *attempt),
             Question::Password { user, host, attempt } => {
                 self.password(user, &format!("Password of {user}@{host}: "), *attempt)
             }
@@ -170,6 +186,17 @@ impl Keychain {
             }
             Question::Prompt { .. } => None,
         }
+    }
+
+    /// One that was right once is not asked for again: a run may be waiting.
+    fn passphrase(&self, file: &Path, attempt: u32) -> Option<Secret<String>> {
+        let before = self.passphrases.borrow().get(file).cloned().filter(|_| attempt == 0);
+        if before.is_some() || attempt >= TRIES {
+            return before;
+        }
+        let given = asked(&format!("Passphrase of {}: ", file.display()))?;
+        self.passphrases.borrow_mut().insert(file.to_owned(), given.clone());
+        Some(given)
     }
 
     fn password(&self, user: &str, prompt: &str, attempt: u32) -> Option<Secret<String>> {
@@ -194,21 +221,37 @@ impl Keychain {
         }
     }
 
-    /// What sudo may be told: its own source, else what the login was told.
+    /// What sudo may be told: its own source, else what the login was told, or would have been: `typed` says that this is
+    /// the account that the password was given for.
     ///
     /// # Errors
     /// When the source gives nothing.
-    pub fn for_sudo(&self, user: &str, host: &str) -> Result<Option<Secret<String>>> {
-        let Some(source) = &self.sudo else {
-            // Another account's password is none of sudo's business.
-            return Ok(self.given.borrow().clone().filter(|(of, _)| of == user).map(|(_, given)| given));
-        };
+    pub fn for_sudo(&self, user: &str, host: &str, typed: bool) -> Result<Option<Secret<String>>> {
         if let Some(given) = self.given_sudo.borrow().clone() {
             return Ok(Some(given));
         }
+        let Some(source) = &self.sudo else {
+            // Another account's password is none of sudo's business.
+            let given = self.given.borrow().clone().filter(|(of, _)| of == user).map(|(_, given)| given);
+            let source = self.login.as_ref().filter(|_| typed && given.is_none());
+            return match source {
+                Some(source) => source.read(&format!("Password of {user}@{host}: ")).map(Some),
+                None => Ok(given),
+            };
+        };
+        self.ask_for_sudo(source, user, host).map(Some)
+    }
+
+    /// What a person says when sudo turned out to ask; `None` where nobody is there.
+    pub fn sudo_asks(&self, user: &str, host: &str) -> Option<Secret<String>> {
+        let asks = self.sudo.is_none() && terminal::can_ask();
+        asks.then(|| self.ask_for_sudo(&Source::Ask, user, host).ok()).flatten()
+    }
+
+    fn ask_for_sudo(&self, source: &Source, user: &str, host: &str) -> Result<Secret<String>> {
         let secret = source.read(&format!("Password of {user}@{host} for sudo: "))?;
         *self.given_sudo.borrow_mut() = Some(secret.clone());
-        Ok(Some(secret))
+        Ok(secret)
     }
 
     /// Why a source gave nothing, once.
@@ -240,6 +283,7 @@ mod tests {
         let line = |command: &str| Source::Command(command.into()).read("").map(|secret| secret.reveal().clone());
         assert_eq!(line("printf 'a b\\nc\\n'"), Ok("a b".to_owned()));
         assert!(line("true").is_err());
+        assert_eq!(line("pwd"), Ok(std::env::current_dir().unwrap().display().to_string()), "where it was typed");
         let failure = line("echo hunter2; exit 1").unwrap_err();
         assert!(!failure.to_string().contains("hunter2"), "{failure}");
     }
@@ -250,7 +294,9 @@ mod tests {
         let question = |attempt| Question::Password { user: "u".into(), host: "h".into(), attempt };
         assert_eq!(keychain.answer(&question(0)).unwrap().reveal(), "once");
         assert!(keychain.answer(&question(1)).is_none());
-        assert_eq!(keychain.for_sudo("u", "h").unwrap().unwrap().reveal(), "once");
-        assert_eq!(keychain.for_sudo("other", "h").unwrap(), None, "another account's password");
+        assert_eq!(keychain.for_sudo("u", "h", false).unwrap().unwrap().reveal(), "once");
+        assert_eq!(keychain.for_sudo("other", "h", false).unwrap(), None, "another account's password");
+        let by_key = Keychain::new(Some(Source::Command("echo mine".into())), None);
+        assert_eq!(by_key.for_sudo("u", "h", true).unwrap().unwrap().reveal(), "mine", "a key let the login in");
     }
 }

@@ -40,7 +40,7 @@ impl Candidate {
 }
 
 /// Which of `wanted` can be signed with here, by the agent or a key file; `named` are key files besides those of the
-/// settings. Opens no connection to a host and asks nobody: a file with a passphrase counts.
+/// settings. Opens no connection to a host and asks nobody: a file with a passphrase counts, and is given with its key.
 ///
 /// # Errors
 /// When the kernel gives no descriptors.
@@ -49,7 +49,7 @@ pub fn held(
     settings: &Settings,
     around: &Around,
     named: &[PathBuf],
-) -> crate::error::Result<Vec<crate::types::PublicKey>> {
+) -> crate::error::Result<Vec<(crate::types::PublicKey, Option<PathBuf>)>> {
     let gathering = async {
         let mut agent = match &settings.agent {
             Some(socket) => Agent::connect(socket).await.ok(),
@@ -59,7 +59,24 @@ pub fn held(
     };
     let runtime = runtime().map_err(|error| crate::error::Failure::unknown("ssh", "no runtime").why(error))?;
     let found = runtime.block_on(gathering);
-    Ok(wanted.iter().filter(|key| found.iter().any(|one| one.is(key))).cloned().collect())
+    let with = |key: &crate::types::PublicKey| {
+        let one = found.iter().find(|one| one.is(key))?;
+        let locked = match &one.holder {
+            Holder::File(file) => Some(file.clone()).filter(|file| is_locked(file)),
+            Holder::Agent => None,
+        };
+        Some((key.clone(), locked))
+    };
+    Ok(wanted.iter().filter_map(with).collect())
+}
+
+/// True when a passphrase opens this key file.
+fn is_locked(file: &Path) -> bool {
+    let text = Secret::new(small_text(file).ok().flatten().unwrap_or_default());
+    match PrivateKey::from_openssh(text.reveal()) {
+        Ok(key) => key.is_encrypted(),
+        Err(_) => russh::keys::decode_secret_key(text.reveal(), None).is_err(),
+    }
 }
 
 /// All keys in the order in which they are offered, and why some files are not among them.

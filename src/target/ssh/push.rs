@@ -219,10 +219,18 @@ fn shell(link: &Link, root: &Become, limits: Limits) -> Result<Conversation> {
     }
 }
 
+/// What is said when sudo asks and there is no answer.
+const NONE_GIVEN: &str = "sudo asks for a password, and none was given";
+
+/// True for the failure of a sudo that asks although no password was given.
+pub fn wants_password(failure: &Failure) -> bool {
+    failure.what.starts_with(NONE_GIVEN)
+}
+
 fn no_password(link: &Link, sent: bool) -> Failure {
-    let what = if sent { "sudo does not take the password" } else { "sudo asks for a password, and none was given" };
+    let what = if sent { "sudo does not take the password" } else { NONE_GIVEN };
     Failure::refused(link.place(), format!("{what} of {}", link.user()))
-        .hint("give the account's password, or a sudo rule with NOPASSWD")
+        .hint("give it: --sudo-password ask (or env:NAME, file:PATH ...); or a sudo rule with NOPASSWD")
 }
 
 /// Why there was no shell.
