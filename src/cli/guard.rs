@@ -158,7 +158,7 @@ pub fn armed(pending: &Pending) -> Event {
 /// takes the first packet of a session that it has never seen for a new connection, and refuses it once the old port is
 /// shut. What a terminal is told now makes its session known while both doors are open.
 pub fn tell_all(pending: &Pending) {
-    wall(&format!("keyward: run {}: both doors are open; the old one closes once it is confirmed", pending.run));
+    wall(&format!("keyward: run {}: both doors are open; the old one is about to close", pending.run));
 }
 
 /// What the operator reads when a confirmation is awaited; with `events`, programs do as well.

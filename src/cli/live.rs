@@ -100,10 +100,8 @@ impl Live<'_> {
             window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
             unit,
             announce: &mut |pending| guard::announce(pending, &shelf, events),
-            opened: &mut |pending| {
-                guard::tell_all(pending);
-                guard::opened(pending, &shelf, events);
-            },
+            tell: &mut guard::tell_all,
+            opened: &mut |pending| guard::opened(pending, &shelf, events),
             interrupted: &|| signals.interrupted(),
         };
         let mut live = LiveGuard::new(self.host, &shelf, terms);

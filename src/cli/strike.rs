@@ -137,6 +137,7 @@ pub fn run(job: &Job, host: &RealHost, fault: Fault, sink: &mut dyn Sink) -> Res
         window_ms: WINDOW_MS,
         unit: String::new(),
         announce: &mut |_| {},
+        tell: &mut |_| {},
         opened: &mut |_| {},
         interrupted: &|| signals.interrupted(),
     };

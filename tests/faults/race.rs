@@ -56,6 +56,7 @@ fn round(shelf: impl Fn() -> DirShelf + Sync, number: usize) -> bool {
         window_ms: 120,
         unit: String::new(),
         announce: &mut |_| {},
+        tell: &mut |_| {},
         opened: &mut |_| {},
         interrupted: &|| false,
     };

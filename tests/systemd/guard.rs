@@ -115,19 +115,28 @@ fn nobody_confirms() {
     assert!(notice().contains("rolled back") && notice().contains("confirm"), "{}", notice());
 }
 
-/// Who is logged in at a terminal reads of it, too: that the run waits, and that it was taken back.
-#[test]
-fn the_agent_is_killed() {
-    let test = "the_agent_is_killed";
-    // The terminal is a login to the machine from itself. What it needs stands there before the run.
+/// A login to the machine from itself, at a terminal; what is needed for it stands there before the run.
+pub fn terminal(machine: &Machine) {
     let login = "ssh-keygen -q -t ed25519 -N '' -f /root/terminal; install -d -m 700 /root/.ssh; \
          cp /root/terminal.pub /root/.ssh/authorized_keys; mkfifo /tmp/typed; \
          setsid -f sh -c 'exec 3<>/tmp/typed; exec ssh -tt -i /root/terminal -o StrictHostKeyChecking=accept-new \
          root@127.0.0.1 \"echo ready; exec cat\" <&3 >/tmp/terminal 2>&1' >/dev/null 2>&1 </dev/null; \
          i=0; until grep -q ready /tmp/terminal || [ $i -gt 100 ]; do i=$((i+1)); sleep 0.1; done; grep ready /tmp/terminal";
-    let machine = Machine::start("bookworm", Mode::Service).inspect(|machine| drop(machine.sh(login).ok()));
+    machine.sh(login).ok();
+}
+
+/// What was to be read there.
+pub fn read(machine: &Machine) -> String {
+    machine.sh("tr -s '[:space:]' ' ' </tmp/terminal").stdout
+}
+
+/// Who is logged in at a terminal reads of it, too: that the run waits, and that it was taken back.
+#[test]
+fn the_agent_is_killed() {
+    let test = "the_agent_is_killed";
+    let machine = Machine::start("bookworm", Mode::Service).inspect(terminal);
     let Some(pending) = Pending::begin_on(test, "25s", machine) else { return };
-    let read = || pending.machine.sh("tr -s '[:space:]' ' ' </tmp/terminal").stdout;
+    let read = || read(&pending.machine);
     assert!(read().contains("changes ways in and is undone at"), "{}", read());
     assert!(read().contains("both doors are open"), "{}", read());
     pending.machine.sh("pkill -KILL -x keyward").ok();

@@ -3,7 +3,7 @@
 use keyward::proof::Door;
 
 use crate::container::{Machine, Mode};
-use crate::guard::Pending;
+use crate::guard::{self, Pending};
 use crate::support::{Done, skipped};
 
 fn blank(test: &str, suite: &str) -> Option<Machine> {
@@ -62,6 +62,7 @@ fn a_detached_run_waits_by_itself() {
 #[test]
 fn accepted_evidence_decides_when_a_declared_key_is_held() {
     let Some(machine) = blank("accepted_evidence_decides_when_a_declared_key_is_held", "bookworm") else { return };
+    guard::terminal(&machine);
     let text = machine.key.to_openssh(russh::keys::ssh_key::LineEnding::LF).unwrap();
     machine.put("/root/identity", text.as_bytes(), "600");
     // An agent with another key shows nothing; one with the right key would do.
@@ -78,6 +79,8 @@ fn accepted_evidence_decides_when_a_declared_key_is_held() {
     machine.sh(port).ok();
     let done = agent("/root/identity", "apply --yes --accept-evidence l2 /root/play/agent.yml");
     assert_eq!(done.code, 0, "{done:?}");
+    let read = guard::read(&machine);
+    assert!(read.contains("both doors are open"), "nobody confirms, and yet who is logged in is told: {read}");
     assert!(
         done.stdout.split_whitespace().collect::<Vec<_>>().join(" ").contains("ssh-agent signed a challenge"),
         "{done:?}"

@@ -50,6 +50,8 @@ pub struct Terms<'a> {
     pub unit: String,
     /// Tells the operator, once armed: what is pending and until when.
     pub announce: &'a mut dyn FnMut(&Pending),
+    /// Tells everybody that both doors stand open, also where evidence decides and nobody has to confirm.
+    pub tell: &'a mut dyn FnMut(&Pending),
     /// Tells the operator that both doors stand open and a confirmation is awaited.
     pub opened: &'a mut dyn FnMut(&Pending),
     /// True when the operator wants out (a signal came).
@@ -103,6 +105,9 @@ impl Guard for LiveGuard<'_> {
     fn decide(&mut self, run: &str, evidence: &[Evidence]) -> Result<String> {
         // Everything is open now; a session that is to confirm must begin after this moment.
         self.shelf.settle(run, OPENED, &encode(&Now::read(self.host)?)?)?;
+        if let Some(pending) = &self.pending {
+            (self.terms.tell)(pending);
+        }
         // The weakest counts: one administrator's login says nothing about another's.
         let reach = |piece: &Evidence| if piece.proven == Proven::Yes { piece.reach } else { Reach::L0 };
         let reached = evidence.iter().filter(|piece| piece.is_login()).map(reach).min();
@@ -232,6 +237,7 @@ mod tests {
             window_ms: 1,
             unit: String::new(),
             announce: &mut |_| {},
+            tell: &mut |_| {},
             opened: &mut |_| {},
             interrupted: &|| false,
         };
