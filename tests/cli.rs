@@ -454,6 +454,9 @@ fn life(suite: &str) {
     assert!(shown.stdout.contains("  undone   ") && shown.stderr.is_empty(), "{suite}: {shown:?}");
 
     assert_eq!(bed.keyward(&["uninstall"]).code, 5, "{suite}: no yes");
+    // What a controller put there is keyward's as well, also where nothing else is.
+    let pushed = || bed.plant("/var/lib/keyward-agent/0123", b"a program", 0o700, (0, 0));
+    pushed();
     bed.keyward(&["uninstall", "--yes"]).ok();
     let left = || {
         let found =
@@ -461,6 +464,9 @@ fn life(suite: &str) {
         let paths: Vec<String> = found.stdout.lines().map(str::to_owned).collect();
         paths.into_iter().filter(|path| !path.starts_with("/var/log/keyward")).collect::<Vec<_>>()
     };
+    assert!(left().is_empty(), "{suite}: {:?}", left());
+    pushed();
+    bed.keyward(&["uninstall", "--yes"]).ok();
     assert!(left().is_empty(), "{suite}: {:?}", left());
     // Looking at what is left makes nothing new.
     let verified = bed.keyward(&["log", "verify"]).ok();

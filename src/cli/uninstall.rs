@@ -1,4 +1,5 @@
-//! `keyward uninstall`: removes keyward's own state from this host. What it hardened stays, and so does the audit log.
+//! `keyward uninstall`: removes keyward's own state from this host, and the program that a controller put there. What it
+//! hardened stays, and so does the audit log.
 
 use std::path::Path;
 
@@ -9,13 +10,14 @@ use crate::host::real::RealHost;
 use crate::host::shelf::Shelf as _;
 use crate::journal::{self, Record, Undo};
 use crate::outcome::{Event, Exit, Sink};
+use crate::target::ssh::push;
 
 use super::args::UninstallArgs;
 use super::{Ending, state, terminal};
 
 /// What is asked first.
 pub fn question() -> String {
-    format!("Remove {} and {}? Type yes: ", state::STATE, state::RUN)
+    format!("Remove {}, {} and {}? Type yes: ", state::STATE, state::RUN, push::DIRECTORY)
 }
 
 /// Removes the state, after a question.
@@ -27,8 +29,14 @@ pub fn run(args: &UninstallArgs, sink: &mut dyn Sink) -> Result<Ending> {
             .hint("mend sshd (sshd -t), then: keyward acknowledge"));
     }
     let Some(shelf) = state::shelf_if_any()? else {
-        remove(state::RUN)?;
-        return Ok(Ending::new(Exit::AsAsked, "nothing to remove: keyward keeps no state on this host", ""));
+        let pushed = Path::new(push::DIRECTORY).symlink_metadata().is_ok();
+        remove(state::RUN).and_then(|()| remove(push::DIRECTORY))?;
+        let verdict = if pushed {
+            format!("{} is gone; keyward keeps no other state on this host", push::DIRECTORY)
+        } else {
+            "nothing to remove: keyward keeps no state on this host".to_owned()
+        };
+        return Ok(Ending::new(Exit::AsAsked, verdict, ""));
     };
     let held = guard::lock(&shelf)?;
     let stays = files_that_stay(&shelf)?;
@@ -52,7 +60,8 @@ pub fn run(args: &UninstallArgs, sink: &mut dyn Sink) -> Result<Ending> {
     // What guarded runs that are over goes with them: their units would start a program that is no more.
     super::guard::sweep(&host, &shelf)?;
     audit::record(&state::ledger()?, "", audit::UNINSTALLED, "keyward's state was removed")?;
-    let removed = remove(state::STATE).and_then(|()| remove(state::RUN));
+    // A controller may be running this very program from there: an open file outlives its name.
+    let removed = remove(state::STATE).and_then(|()| remove(state::RUN)).and_then(|()| remove(push::DIRECTORY));
     super::motd::forget();
     drop(held);
     if let Err(failure) = removed {
