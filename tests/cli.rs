@@ -261,6 +261,7 @@ fn init_writes_a_playbook_that_passes_and_never_overwrites() {
     let paths = ["--key", key.to_str().unwrap(), "--output", out.to_str().unwrap()];
     let first = keyward(&[&words[..], &paths[..]].concat());
     assert_eq!(first.code, 0, "{first:?}");
+    assert!(first.stdout.contains("next: keyward rehearse"), "{first:?}");
     let text = std::fs::read_to_string(&out).unwrap();
     assert!(text.contains("ada") && text.contains("2200") && text.contains("AAAAC3NzaC1lZDI1NTE5"), "{text}");
     let lint = keyward(&["lint", out.to_str().unwrap()]);
@@ -274,6 +275,45 @@ fn init_writes_a_playbook_that_passes_and_never_overwrites() {
     assert_eq!(through.code, 5, "{through:?}");
     assert!(!dir.join("elsewhere.yml").exists());
     assert_eq!(mode(&out), 0o644, "whoever is to use it cannot read it");
+}
+
+/// Says `{number}/tcp listens` once it does.
+const LISTENS: &str = "n=0; until grep -q \"$(printf ':%04X 00000000:0000 0A' \"$1\")\" /proc/net/tcp; \
+                       do n=$((n+1)); test $n -lt 100; sleep 0.05; done";
+
+/// Behind a single address, and beside a port that one of sshd's sessions forwards to this host.
+#[test]
+fn init_writes_the_present_port_or_none() {
+    let Some(bed) = Bed::new("init_writes_the_present_port_or_none", "bookworm") else { return };
+    bed.plant("/usr/local/bin/keyward", &std::fs::read(KEYWARD).unwrap(), 0o755, (0, 0));
+    let init = |before: &[&str], out: &str| {
+        let words = ["/usr/local/bin/keyward", "init", "--yes", "--user", "ada", "--output", out];
+        let done = bed.run(&[before, &words].concat()).ok();
+        (bed.read(out), done)
+    };
+    let forward = "cp /usr/bin/perl /tmp/sshd; setsid -f /tmp/sshd -MIO::Socket::INET -e 'my $s = IO::Socket::INET->new(\
+                   LocalAddr => \"127.0.0.1\", LocalPort => 6010, Listen => 5) or die; sleep 60' >/dev/null 2>&1 </dev/null";
+    let address = keyward::target::sandbox::INSIDE_V4;
+    let moved = format!(
+        "printf 'Port 2022\\nListenAddress {address}\\n' >/etc/ssh/sshd_config.d/here.conf; kill -HUP \"$(cat /run/sshd.pid)\""
+    );
+    for (script, port) in [(forward, "6010"), (&*moved, "2022")] {
+        bed.sh(script).ok();
+        bed.run(&["/bin/sh", "-ec", LISTENS, "sh", port]).ok();
+    }
+    let (text, _) = init(&[], "/root/as-root.yml");
+    assert!(text.contains("\n  port: 2022 ") && text.contains("# as it is now"), "{text}");
+    assert!(!text.contains("2022/tcp"), "{text}");
+    // Whoever may not see whose a socket is does not guess.
+    let nobody = ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let (text, done) = init(&nobody, "/tmp/as-nobody.yml");
+    assert!(!text.contains("\n  port:") && done.stdout.contains("SSH port cannot be told"), "{text}\n{done:?}");
+
+    // Without a key nothing may shut root out, and the next thing is a key.
+    assert!(text.contains("\n  # permit_root_login: \"no\""), "{text}");
+    let plan = bed.keyward(&["plan", "/root/as-root.yml"]);
+    assert_eq!(plan.code, 2, "{plan:?}");
+    assert!(!done.stdout.contains("next: keyward") && done.stdout.contains("public key"), "{done:?}");
 }
 
 fn mode(path: &Path) -> u32 {

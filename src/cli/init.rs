@@ -11,6 +11,7 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, fstat};
 
 use crate::error::{Failure, Result};
+use crate::facts::{Doors, Facts};
 use crate::formats::accounts::Records;
 use crate::host::real::RealHost;
 use crate::host::{Actor, Probe};
@@ -31,7 +32,7 @@ pub fn run(args: &InitArgs, terminal: &mut Terminal) -> Result<Ending> {
     }
     let ask = !args.yes && terminal::can_ask();
     let host = RealHost::new();
-    let present = ssh_port(&host);
+    let present = ssh_ports(&host);
     let keys = match &args.key {
         Some(file) => vec![key_file(file)?],
         None => callers_keys(&host),
@@ -47,23 +48,39 @@ pub fn run(args: &InitArgs, terminal: &mut Terminal) -> Result<Ending> {
             .hint("name another account, such as: keyward init --user deploy"));
     }
     let wanted = match args.port {
-        Some(port) => port,
-        None if ask => answer("SSH port", &present.to_string())
-            .parse()
-            .map_err(|_| Failure::input("port", "not a number from 1 to 65535"))?,
-        None => present.get(),
+        Some(port) => Some(port),
+        None if ask => asked_port(&present)?,
+        None => None,
     };
-    let wanted_port = Port::new(wanted).map_err(|bad| Failure::input("--port", bad.why).hint(bad.hint))?;
-    let found = Found { user, keys, ssh_port: present, wanted_port, listening: listening(&host, present) };
+    let wanted_port =
+        wanted.map(Port::new).transpose().map_err(|bad| Failure::input("--port", bad.why).hint(bad.hint))?;
+    let listening = listening(&host, &present);
+    let found = Found { user, keys, ssh_ports: present, wanted_port, listening };
     write(&args.output, &starter(&found))?;
-    if found.keys.is_empty() {
-        terminal.warn("init", "no public key was found; the playbook says where to put one");
+    if found.ssh_ports.is_empty() && found.wanted_port.is_none() {
+        let hint = if nix::unistd::geteuid().is_root() { "" } else { " (as root it can)" };
+        let text = format!("the present SSH port cannot be told{hint}, so the playbook leaves it as it is");
+        terminal.warn("init", &text);
     }
-    Ok(Ending::new(
-        Exit::AsAsked,
-        format!("wrote {output}; read it before you use it"),
-        format!("keyward rehearse {}", state::quoted(&output)),
-    ))
+    let rehearse = format!("keyward rehearse {}", state::quoted(&output));
+    let next = if found.keys.is_empty() {
+        terminal.warn("init", "no public key was found, so nobody could get in by one yet");
+        format!("put a public key into {output}, where it says so; then: {rehearse}")
+    } else {
+        rehearse
+    };
+    Ok(Ending::new(Exit::AsAsked, format!("wrote {output}; read it before you use it"), next))
+}
+
+/// What the user types; nothing, or the present ports again, leaves them.
+fn asked_port(present: &[Port]) -> Result<Option<u16>> {
+    let list = present.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let default = if list.is_empty() { "as it is".to_owned() } else { list };
+    let typed = answer("SSH port", &default);
+    if typed == default {
+        return Ok(None);
+    }
+    typed.parse().map(Some).map_err(|_| Failure::input("port", "not a number from 1 to 65535"))
 }
 
 fn answer(question: &str, default: &str) -> String {
@@ -82,19 +99,20 @@ fn caller() -> Option<UserName> {
     UserName::parse(&name.ok()?).ok()
 }
 
-fn ssh_port(host: &RealHost) -> Port {
-    let listeners = host.listeners().unwrap_or_default();
-    let of_sshd = listeners.iter().find(|listener| listener.programs.iter().any(|name| name == "sshd"));
-    of_sshd.and_then(|listener| Port::new(listener.port).ok()).unwrap_or(Port::SSH)
+/// The ports through which sshd lets in now; none where that cannot be told, as without root.
+fn ssh_ports(host: &RealHost) -> Vec<Port> {
+    let doors = Facts::gather(host).and_then(|facts| Doors::look(&facts, host)).ok().flatten();
+    let ports = doors.map(|doors| doors.ports).unwrap_or_default();
+    ports.into_iter().filter_map(|port| Port::new(port).ok()).collect()
 }
 
 /// Ports on which DHCP clients get their answers; ufw's own rules let those in.
 const DHCP_CLIENTS: [u16; 2] = [68, 546];
 
 /// What can be reached from other machines, without SSH.
-fn listening(host: &RealHost, ssh: Port) -> Vec<Listener> {
+fn listening(host: &RealHost, ssh: &[Port]) -> Vec<Listener> {
     let mut listeners = host.listeners().unwrap_or_default();
-    listeners.retain(|listener| listener.port != ssh.get());
+    listeners.retain(|listener| ssh.iter().all(|port| listener.port != port.get()));
     let datagrams = host.datagram_sockets().unwrap_or_default();
     listeners.extend(datagrams.into_iter().filter(|socket| !DHCP_CLIENTS.contains(&socket.port)));
     let mut seen = BTreeSet::new();

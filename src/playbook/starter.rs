@@ -11,10 +11,10 @@ pub struct Found {
     pub user: UserName,
     /// Their public keys.
     pub keys: Vec<PublicKey>,
-    /// Where sshd listens now.
-    pub ssh_port: Port,
-    /// Where it shall listen; the same as now to leave it.
-    pub wanted_port: Port,
+    /// Where sshd lets in now; empty where that cannot be told.
+    pub ssh_ports: Vec<Port>,
+    /// Where it shall listen; `None` to leave it.
+    pub wanted_port: Option<Port>,
     /// What else can be reached from outside now.
     pub listening: Vec<Listener>,
 }
@@ -32,7 +32,8 @@ pub struct Listener {
 
 const ADMIN: &str = "admin: true                # must log in by key and use sudo, proven before doors close";
 
-/// The text of a first playbook. It passes `lint`; without a key passwords stay on, since nobody could log in otherwise.
+/// The text of a first playbook. It passes `lint`; without a key passwords and root stay as they are, since nobody could
+/// log in otherwise.
 pub fn starter(found: &Found) -> String {
     let mut out = String::new();
     let user = found.user.as_str();
@@ -55,22 +56,40 @@ pub fn starter(found: &Found) -> String {
     );
     keys(&found.keys, &mut out);
     let _ = write!(out, "\nroot:\n  password: keep             # locked: no login at the console either\n\nssh:\n");
-    if found.wanted_port == found.ssh_port {
-        let _ = writeln!(out, "  port: {}                   # as it is now", found.ssh_port);
-    } else {
-        let (new, old) = (found.wanted_port, found.ssh_port);
-        let _ = writeln!(out, "  port: {new}                 # {old} stays open until a login on {new} is proven");
-    }
-    out.push_str("  permit_root_login: \"no\"    # in quotes: a bare no means false to some YAML readers\n");
+    port(found, &mut out);
     if found.keys.is_empty() {
-        out.push_str("  # Turn this on when there is a key above:\n  # password_authentication: false\n");
+        out.push_str(
+            "  # Turn these on when there is a key above:\n  # permit_root_login: \"no\"\n  # password_authentication: false\n",
+        );
     } else {
+        out.push_str("  permit_root_login: \"no\"    # in quotes: a bare no means false to some YAML readers\n");
         out.push_str("  password_authentication: false\n");
     }
     out.push_str("  max_auth_tries: 3\n\nfirewall:\n  incoming: deny             # the SSH port is always let in\n  outgoing: allow\n");
     openings(found, &mut out);
     out.push_str("  exclusive: false           # rules that others made stay, and are listed\n");
     out
+}
+
+/// The line of the SSH port. What is not known is not written: a wrong one would move the port.
+fn port(found: &Found, out: &mut String) {
+    let list = found.ssh_ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let (value, remark) = match (found.wanted_port, found.ssh_ports.as_slice()) {
+        (None, []) => {
+            out.push_str("  # The present port could not be told, and stays. To move it: port: 2222\n");
+            return;
+        }
+        (None, [only]) => (*only, "as it is now".to_owned()),
+        (None, _) => {
+            let _ = writeln!(out, "  # Ports {list} stay as they are. For one instead of them: port: 2222");
+            return;
+        }
+        (Some(new), [only]) if new == *only => (new, "as it is now".to_owned()),
+        (Some(new), []) => (new, format!("the present one stays open until a login on {new} is proven")),
+        (Some(new), [_]) => (new, format!("{list} stays open until a login on {new} is proven")),
+        (Some(new), _) => (new, format!("{list} stay open until a login on {new} is proven")),
+    };
+    let _ = writeln!(out, "{:<28} # {remark}", format!("  port: {value}"));
 }
 
 fn keys(keys: &[PublicKey], out: &mut String) {
@@ -97,7 +116,9 @@ fn keys(keys: &[PublicKey], out: &mut String) {
 }
 
 fn openings(found: &Found, out: &mut String) {
-    let of_ssh = |one: &&Listener| one.proto == Proto::Tcp && [found.ssh_port, found.wanted_port].contains(&one.port);
+    let of_ssh = |one: &&Listener| {
+        one.proto == Proto::Tcp && found.ssh_ports.iter().chain(&found.wanted_port).any(|port| *port == one.port)
+    };
     let mut listening: Vec<&Listener> = found.listening.iter().filter(|one| !of_ssh(one)).collect();
     listening.sort_by_key(|one| (one.port, one.proto));
     listening.dedup_by_key(|one| (one.port, one.proto));

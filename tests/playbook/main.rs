@@ -315,7 +315,15 @@ fn a_started_playbook_passes_lint() {
     let port = |number| Port::new(number).unwrap();
     let listener = |number, program: &str| Listener { port: port(number), proto: Proto::Tcp, program: program.into() };
     for keys in [vec![], vec![key("good.pub")], vec![key("rsa2048.pub"), odd, key("ecdsa521.pub")]] {
-        for wanted in [22, 2222] {
+        for (present, wanted) in [
+            (vec![22], Some(22)),
+            (vec![22], Some(2222)),
+            (vec![22], None),
+            (vec![], Some(2222)),
+            (vec![], None),
+            (vec![22, 2200], None),
+            (vec![22, 2200], Some(2222)),
+        ] {
             for listening in [
                 vec![],
                 vec![listener(443, "nginx"), listener(22, "sshd"), listener(443, "nginx"), listener(9, "a\n- b: {")],
@@ -324,19 +332,22 @@ fn a_started_playbook_passes_lint() {
                 let found = Found {
                     user: UserName::parse("deploy").unwrap(),
                     keys: keys.clone(),
-                    ssh_port: port(22),
-                    wanted_port: port(wanted),
+                    ssh_ports: present.iter().map(|number| port(*number)).collect(),
+                    wanted_port: wanted.map(port),
                     listening,
                 };
                 let text = starter(&found);
                 let playbook = load(&text).unwrap_or_else(|faults| panic!("{text}\n{faults}"));
                 let document = playbook.document;
-                assert_eq!(document.section("ssh")["port"], wanted);
+                let only = present.first().copied().filter(|_| present.len() == 1);
+                let written = wanted.or(only).map(|port| serde_json::json!(port));
+                assert_eq!(document.section("ssh").get("port").cloned(), written, "{text}");
+                assert_eq!(document.section("ssh").get("permit_root_login").is_none(), keyless);
                 assert_eq!(document.section("users")[0].get("admin").is_none(), keyless);
                 assert_eq!(document.section("ssh").get("password_authentication").is_none(), keyless);
                 assert_eq!(
                     document.section("firewall")["allow"].as_array().unwrap().len(),
-                    if found.listening.is_empty() { 0 } else { 2 }
+                    if found.listening.is_empty() { 0 } else { 2 + usize::from(present.is_empty()) }
                 );
                 assert!(text.lines().all(|line| line.len() <= 110 || line.contains("- key:")), "{text}");
             }

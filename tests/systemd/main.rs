@@ -63,6 +63,10 @@ fn the_whole_job(test: &str, suite: &str, mode: Mode) {
     assert_eq!(plan.code, 2, "{}", said(&plan));
     assert!(plan.stdout.contains("before  port 22: root by key (no key)"), "{}", plan.stdout);
     same(&blank, &machine.files(&except, false), "a plan changes nothing");
+    // Whoever holds the socket, systemd or sshd itself.
+    let init =
+        machine.sh("cd /tmp; keyward init --yes --user ada --output now.yml && grep -w port: now.yml; rm -f now.yml");
+    assert!(init.stdout.contains("  port: 22 ") && init.stdout.contains("# as it is now"), "{}", said(&init));
 
     let apply = machine.keyward(&["apply", "--yes", ACCEPT, "/root/play/first.yml"]);
     // 9: over loopback the firewall's openings cannot be shown.
