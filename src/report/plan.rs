@@ -6,7 +6,7 @@ use similar::{ChangeTag, TextDiff as Diff};
 use crate::change::{Change, Level, Note, Plan, Risk, Stage, TextDiff};
 
 use super::escape;
-use super::style::{HEIGHT, Style, Tone, count, wrap};
+use super::style::{HEIGHT, Style, Tone, WIDTH, count, wrap};
 
 /// Notes with this `about` say who can get in.
 pub const ACCESS: &str = "access";
@@ -21,7 +21,7 @@ pub enum Detail {
 }
 
 /// Steps of folding, most detailed first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 enum Fold {
     /// Differences and diffs.
     Open,
@@ -29,6 +29,12 @@ enum Fold {
     Files,
     /// A line a change, and one count for all files.
     Changes,
+    /// What stands as wanted already beside that count, and the console beside the other ways in.
+    Tight,
+    /// Without headings over the notes.
+    Bare,
+    /// Each change cut to one row.
+    Cut,
 }
 
 /// The whole plan as text, ending with a line feed.
@@ -36,11 +42,11 @@ pub fn plan(plan: &Plan, detail: Detail, style: Style) -> String {
     if detail == Detail::Full {
         return joined(&lines(plan, Fold::Open, style));
     }
-    // Two rows are left for the blank line and the next command.
-    let room = HEIGHT - 2;
-    let fitting = [Fold::Open, Fold::Files].into_iter().map(|fold| lines(plan, fold, style));
-    let chosen = fitting.into_iter().find(|lines| lines.len() <= room);
-    joined(&chosen.unwrap_or_else(|| lines(plan, Fold::Changes, style)))
+    // Rows are left for a warning about the playbook, which follows, for the blank line and for the next command.
+    let room = HEIGHT - 4;
+    let folds = [Fold::Open, Fold::Files, Fold::Changes, Fold::Tight, Fold::Bare];
+    let chosen = folds.into_iter().map(|fold| lines(plan, fold, style)).find(|lines| lines.len() <= room);
+    joined(&chosen.unwrap_or_else(|| lines(plan, Fold::Cut, style)))
 }
 
 /// The one line that says how host and playbook stand to each other.
@@ -82,11 +88,20 @@ fn lines(plan: &Plan, fold: Fold, style: Style) -> Vec<String> {
             out.extend(change_lines(change, number, fold, style));
         }
     }
-    if fold == Fold::Changes {
-        out.extend(folded_diffs(plan));
+    let mut met = as_wanted(plan);
+    if fold >= Fold::Changes {
+        let folded = folded_diffs(plan).map(|folded| match (&met, fold) {
+            (Some(met), Fold::Tight | Fold::Bare | Fold::Cut) => format!("{folded}; as wanted: {met}"),
+            _ => folded,
+        });
+        if folded.is_some() && fold >= Fold::Tight {
+            met = None;
+        }
+        out.extend(folded.iter().flat_map(|text| wrap("", &escape::line(text))));
     }
-    out.extend(notes(plan, style));
+    out.extend(notes(plan, fold, style));
     out.extend(rest(plan, style));
+    out.extend(met.iter().flat_map(|met| wrap("", &escape::line(&format!("As wanted already: {met}")))));
     out
 }
 
@@ -96,12 +111,17 @@ fn change_lines(change: &Change, number: usize, fold: Fold, style: Style) -> Vec
         Risk::Service => " [service]",
         Risk::Access => " [way in]",
     };
-    let text = format!("{}{risk}", escape::line(&change.summary));
-    let mut out = wrap(&format!("{number:>3} "), &text);
+    let lead = format!("{number:>3} ");
+    let mut summary = escape::line(&change.summary);
+    let room = WIDTH - lead.len() - risk.len();
+    if fold == Fold::Cut && summary.chars().count() > room {
+        summary = summary.chars().take(room - 4).collect::<String>() + " ...";
+    }
+    let mut out = wrap(&lead, &format!("{summary}{risk}"));
     if let (Risk::Access, Some(last)) = (change.risk, out.last_mut()) {
         *last = last.replace("[way in]", &style.paint(Tone::Warn, "[way in]"));
     }
-    if fold == Fold::Changes {
+    if fold >= Fold::Changes {
         return out;
     }
     for difference in &change.differences {
@@ -111,7 +131,7 @@ fn change_lines(change: &Change, number: usize, fold: Fold, style: Style) -> Vec
     for diff in &change.diffs {
         match fold {
             Fold::Open => out.extend(unified(diff, style)),
-            Fold::Files | Fold::Changes => out.push(format!("      {}", stat(diff))),
+            _ => out.push(format!("      {}", stat(diff))),
         }
     }
     out
@@ -133,16 +153,16 @@ fn stat(diff: &TextDiff) -> String {
     format!("{}: +{added} -{removed} lines", escape::line(diff.path.as_str()))
 }
 
-fn folded_diffs(plan: &Plan) -> Vec<String> {
+fn folded_diffs(plan: &Plan) -> Option<String> {
     let diffs: Vec<&TextDiff> = plan.changes.iter().flat_map(|change| &change.diffs).collect();
     if diffs.is_empty() {
-        return Vec::new();
+        return None;
     }
     let (added, removed) = diffs.iter().map(|diff| moved(diff)).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     let mut files: Vec<&str> = diffs.iter().map(|diff| diff.path.as_str()).collect();
     files.sort_unstable();
     files.dedup();
-    vec![format!("Folded: {}, +{added} -{removed} lines; --diff shows them", count(files.len(), "file"))]
+    Some(format!("Folded: {}, +{added} -{removed} lines; --diff shows them", count(files.len(), "file")))
 }
 
 /// A unified diff with two lines of context, indented below its change.
@@ -165,23 +185,41 @@ fn unified(diff: &TextDiff, style: Style) -> Vec<String> {
     out
 }
 
-fn notes(plan: &Plan, style: Style) -> Vec<String> {
+fn notes(plan: &Plan, fold: Fold, style: Style) -> Vec<String> {
     let mut out = Vec::new();
-    let (access, others): (Vec<&Note>, Vec<&Note>) = plan.notes.iter().partition(|note| note.about == ACCESS);
-    let (warnings, infos): (Vec<&Note>, Vec<&Note>) = others.into_iter().partition(|note| note.level == Level::Warning);
+    let headed = fold < Fold::Bare;
+    let (mut access, others): (Vec<Note>, Vec<Note>) =
+        plan.notes.iter().cloned().partition(|note| note.about == ACCESS);
+    if fold >= Fold::Tight {
+        beside(&mut access);
+    }
+    let (warnings, infos): (Vec<Note>, Vec<Note>) = others.into_iter().partition(|note| note.level == Level::Warning);
     if !access.is_empty() {
-        out.push(style.paint(Tone::Strong, "Who can get in"));
-        for entry in access {
+        out.extend(headed.then(|| style.paint(Tone::Strong, "Who can get in")));
+        for entry in &access {
             out.extend(note(entry, "    ", style));
         }
     }
     if !(infos.is_empty() && warnings.is_empty()) {
-        out.push(style.paint(Tone::Strong, "Worth knowing"));
-        for entry in warnings.into_iter().chain(infos) {
+        out.extend(headed.then(|| style.paint(Tone::Strong, "Worth knowing")));
+        for entry in warnings.iter().chain(&infos) {
             out.extend(note(entry, "    ", style));
         }
     }
     out
+}
+
+/// Puts what is said of the console beside the note before it; a warning keeps its own row.
+fn beside(notes: &mut Vec<Note>) {
+    let plain = |note: &Note| note.level == Level::Info;
+    let console = notes.iter().position(|note| plain(note) && note.text.starts_with("console "));
+    let Some((at, before)) = console.and_then(|at| Some((at, at.checked_sub(1)?))) else { return };
+    if notes.get(before).is_some_and(plain) {
+        let console = notes.remove(at);
+        if let Some(note) = notes.get_mut(before) {
+            note.text = format!("{}; {}", note.text, console.text);
+        }
+    }
 }
 
 /// One note, wrapped; a warning is marked.
@@ -212,20 +250,17 @@ fn rest(plan: &Plan, style: Style) -> Vec<String> {
     for (task, first) in &plan.deferred {
         out.extend(wrap("", &escape::line(&format!("Not judged yet: {task}, needs {first} first"))));
     }
-    if !plan.met.is_empty() {
-        let met: Vec<String> = plan
-            .met
-            .iter()
-            .map(|(name, tasks)| if *tasks > 1 { format!("{name} ({tasks})") } else { name.clone() })
-            .collect();
-        out.extend(wrap("", &escape::line(&format!("As wanted already: {}", met.join(", ")))));
-    }
     out
+}
+
+/// What needs no change.
+fn as_wanted(plan: &Plan) -> Option<String> {
+    let one = |(name, tasks): &(String, usize)| if *tasks > 1 { format!("{name} ({tasks})") } else { name.clone() };
+    (!plan.met.is_empty()).then(|| plan.met.iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::style::WIDTH;
     use super::*;
     use crate::change::Difference;
     use crate::types::AbsPath;
@@ -279,6 +314,24 @@ mod tests {
         assert_eq!((0..10).filter(|n| large.contains(&format!("do {n} [way in]"))).count(), 10);
         let full = plan(&sample(10, 30), Detail::Full, Style::Plain);
         assert_eq!(full.matches("+ Port 2222").count(), 300);
+    }
+
+    #[test]
+    fn when_short_of_rows_no_change_and_no_warning_is_lost() {
+        let mut long = sample(9, 30);
+        let words = "let in 2222/tcp, 22/tcp, 80/tcp, 443/tcp, 8080/tcp, 8443/tcp, 5432/tcp and 9090/tcp";
+        long.changes.iter_mut().for_each(|change| change.summary = format!("{}: {words}", change.summary));
+        long.notes.push(Note::info(ACCESS, "console nobody, as before: no account has a password"));
+        long.notes.swap(1, 2);
+        let text = plan(&long, Detail::Fitting, Style::Plain);
+        assert!(text.lines().count() <= HEIGHT - 4 && fits(&text), "{text}");
+        let cut =
+            |n: usize| text.lines().any(|line| line.contains(&format!("do {n}: ")) && line.ends_with(" ... [way in]"));
+        assert!((0..9).all(cut), "{text}");
+        assert!(text.contains("  ! firewall: listening now, will be closed: 5432/tcp (postgres)"), "{text}");
+        assert!(text.contains("before: root by password; console nobody, as before"), "{text}");
+        assert!(text.contains("--diff shows them; as wanted: user (2)"), "{text}");
+        assert!(text.contains("Not judged yet: firewall, needs package ufw first"), "{text}");
     }
 
     #[test]

@@ -78,10 +78,9 @@ impl Resource for Root {
             planned.changes.push(change);
         }
         if !console_login(&observed.shadow, value) {
-            planned.notes.push(Note::warning(
-                "root.password",
-                "no account has a usable password: nobody could be sure to log in at the provider's console",
-            ));
+            planned
+                .notes
+                .push(Note::warning("root.password", "no account has a usable password for the provider's console"));
         }
         if value.is_empty() {
             planned.notes.push(Note::warning(

@@ -72,8 +72,7 @@ fn boot_notes(found: &Found, settings: &Settings) -> Vec<Note> {
         notes.push(Note::info(NAME, format!("ufw loads kernel modules at boot: {modules}")));
     }
     if !settings.was_enabled && !value("IPT_SYSCTL").is_empty() {
-        notes
-            .push(Note::info(NAME, format!("kernel settings of {} take effect at the next boot", value("IPT_SYSCTL"))));
+        notes.push(Note::info(NAME, format!("kernel settings of {} take effect at next boot", value("IPT_SYSCTL"))));
     }
     notes
 }
