@@ -430,6 +430,7 @@ fn life(suite: &str) {
     assert!(lines.last().unwrap().starts_with("next: keyward rehearse /root/job/job.yml"), "{}", plan.stdout);
     assert!(lines.len() <= 24 && lines.iter().all(|line| line.chars().count() <= 80), "{}", plan.stdout);
 
+    assert!(plan.stdout.contains("may keep port 2222 shut"), "{suite}: {}", plan.stdout);
     let made = bed.sh("ls -d /run/keyward /var/lib/keyward /var/log/keyward 2>/dev/null || true").stdout;
     assert_eq!(made, "", "{suite}: a plan left something");
 

@@ -139,6 +139,11 @@ impl Job<'_> {
         if !hosts.is_empty() && !hosts.iter().any(|host| host == "0.0.0.0" || host == "::") {
             notes.push(Note::info(about, format!("sshd listens on {} only (ListenAddress)", hosts.join(", "))));
         }
+        if let Some(port) = self.wanted_port().filter(|_| self.ports.moves || self.socket_moves()) {
+            // Nothing on the host can see such a firewall; only a login from outside tells.
+            let text = format!("a provider's firewall in front may keep port {port} shut: open it there");
+            notes.push(Note::info(about, text));
+        }
         for setting in &self.settings {
             for item in candidate::stricter(&self.observed.tree, setting, self.facts) {
                 let (keyword, value) = (setting.keyword, item.directive.args.join(" "));

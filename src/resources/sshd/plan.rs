@@ -127,7 +127,7 @@ impl Job<'_> {
     }
 
     /// True when the socket unit listens elsewhere.
-    fn socket_moves(&self) -> bool {
+    pub(super) fn socket_moves(&self) -> bool {
         match (&self.observed.daemon.socket, self.wanted_port()) {
             (Some(socket), Some(port)) => socket.ports() != [port],
             _ => false,
