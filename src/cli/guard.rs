@@ -2,6 +2,7 @@
 //! operator how to confirm, and the hidden verb of the copy that undoes a run.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use crate::change::{Plan, Promise};
+use crate::change::{Change, Plan, Promise, Stage};
 use crate::engine::guard::{self, Pending};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, Init};
@@ -132,20 +133,32 @@ pub fn announce(pending: &Pending, shelf: &dyn Shelf, events: bool) {
     if events {
         handed::say(&armed(pending));
     }
-    let local = pending.deadline.wall.parse::<jiff::Timestamp>().map_or_else(
-        |_| pending.deadline.wall.clone(),
-        |at| at.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S %Z").to_string(),
-    );
     let run = &pending.run;
-    let mut text = format!("armed: run {run} is undone at {local} unless it is confirmed\n");
-    text.push_str(&format!("  confirm from a NEW login, once both doors are open:  {}\n", command(shelf, run)));
-    text.push_str(&format!("  undo at once:  sudo {} cancel {run}   (or Ctrl-C here)\n", state::own_command()));
+    let local = local(&pending.deadline.wall, &jiff::tz::TimeZone::system());
     if !handed::is_far() {
-        progress(&text);
+        let changes = super::confirm::plan(shelf, run).map(|plan| plan.changes).unwrap_or_default();
+        progress(&announcement(run, &local, &changes, &command(shelf, run), &state::own_command()));
     }
     let line = format!("keyward: run {run} changes ways in and is undone at {local} unless confirmed (keyward status)");
     wall(&line);
     super::motd::tell(&line);
+}
+
+/// A deadline as the operator's clock shows it, with its day: a window may be a whole one.
+fn local(wall: &str, zone: &jiff::tz::TimeZone) -> String {
+    wall.parse::<jiff::Timestamp>()
+        .map_or_else(|_| wall.to_owned(), |at| at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string())
+}
+
+/// Run, deadline, what is undone then, and both commands. The plan with all details was shown before.
+fn announcement(run: &str, local: &str, changes: &[Change], confirm: &str, program: &str) -> String {
+    let mut text = format!("armed: run {run} is undone at {local} unless it is confirmed\n");
+    let summaries = changes.iter().filter(|change| change.stage != Stage::Packages).map(|change| &*change.summary);
+    let undone = summaries.collect::<Vec<_>>().join("; ");
+    text.push_str(&format!("  undone then:  {}\n", crate::report::escape::line(&undone)));
+    text.push_str(&format!("  confirm from a NEW login, once both doors are open:  {confirm}\n"));
+    text.push_str(&format!("  undo at once:  sudo {program} cancel {run}   (or Ctrl-C here)\n"));
+    text
 }
 
 /// The event of an armed run.
@@ -186,10 +199,37 @@ fn command(shelf: &dyn Shelf, run: &str) -> String {
         });
         promises.extend(doors.and_then(|port| Port::new(port).ok()).map(|port| Promise::SshPort { port }));
     }
-    typed(&promises, &state::own_command(), run)
+    typed(&promises, &own_address(), &state::own_command(), run)
 }
 
-fn typed(promises: &[Promise], program: &str, run: &str) -> String {
+/// This host as the operator's own session reached it; sudo drops that variable, so it is looked for in the processes
+/// around this one. It is for the reader only: whoever sets it tells himself another address.
+fn own_address() -> String {
+    let mut pid = std::process::id();
+    // The chain of ancestors is short; a bound keeps a lying /proc from holding us.
+    for _ in 0..64 {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        if let Some(address) = reached(&environment) {
+            return address;
+        }
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        match status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok()) {
+            Some(parent) if parent > 1 => pid = parent,
+            _ => break,
+        }
+    }
+    "THIS-HOST".to_owned()
+}
+
+/// The server's address in `SSH_CONNECTION` of an environment (ssh(1)), unless only this host knows it.
+fn reached(environment: &[u8]) -> Option<String> {
+    let mut variables = environment.split(|byte| *byte == 0).filter_map(|one| std::str::from_utf8(one).ok());
+    let given = variables.find_map(|one| one.strip_prefix("SSH_CONNECTION="))?;
+    let address: IpAddr = given.split(' ').nth(2)?.parse().ok()?;
+    (!address.is_loopback()).then(|| address.to_string())
+}
+
+fn typed(promises: &[Promise], host: &str, program: &str, run: &str) -> String {
     let (user, port) = door(promises);
     let keeps_a_key = promises.iter().find_map(|promise| match promise {
         Promise::Key { user, .. } => Some(user.text()),
@@ -197,19 +237,19 @@ fn typed(promises: &[Promise], program: &str, run: &str) -> String {
     });
     if let Some(user) = keeps_a_key.filter(|_| promises.iter().any(|one| matches!(one, Promise::SomebodyElse { .. }))) {
         return format!(
-            "ssh -t -p {port} -o ControlPath=none {user}@THIS-HOST sudo {program} confirm {run}   (by a key that stays)"
+            "ssh -t -p {port} -o ControlPath=none {user}@{host} sudo {program} confirm {run}   (by a key that stays)"
         );
     }
     if promises.iter().any(|promise| matches!(promise, Promise::SomebodyElse { .. })) {
         return format!(
-            "ssh -t -p {port} -o ControlPath=none root@THIS-HOST {program} confirm {run}   (or another administrator, by sudo)"
+            "ssh -t -p {port} -o ControlPath=none root@{host} {program} confirm {run}   (or another administrator, by sudo)"
         );
     }
     // sudo asks its password on a terminal only.
     let silent =
         |promise: &Promise| matches!(promise, Promise::Admin { nopasswd: true, user: one } if one.text() == user);
     let terminal = if promises.iter().any(silent) { "" } else { "-t " };
-    format!("ssh {terminal}-p {port} -o ControlPath=none {user}@THIS-HOST sudo {program} confirm {run}")
+    format!("ssh {terminal}-p {port} -o ControlPath=none {user}@{host} sudo {program} confirm {run}")
 }
 
 /// The first administrator and the first port of the plan, for the command that confirms.
@@ -345,20 +385,42 @@ mod tests {
     use crate::types::UserName;
 
     #[test]
+    fn the_announcement_says_until_when_what_and_where() {
+        assert_eq!(local("2026-11-27T23:59:30Z", &jiff::tz::TimeZone::UTC), "2026-11-27 23:59:30 UTC");
+        let change = |summary: &str, stage| Change::new("sshd", summary, summary, stage, crate::change::Risk::Access);
+        let changes = [
+            change("install ufw", Stage::Packages),
+            change("listen on port 2222\u{1b}[2J", Stage::Additive),
+            change("close port 22", Stage::Subtractive),
+        ];
+        let text = announcement("r1", "tomorrow", &changes, "ssh ...", "keyward");
+        assert!(text.starts_with("armed: run r1 is undone at tomorrow unless"), "{text}");
+        assert!(text.contains("undone then:  listen on port 2222") && text.contains("; close port 22\n"), "{text}");
+        assert!(!text.contains('\u{1b}') && !text.contains("ufw"), "packages stay: {text}");
+        assert!(text.contains("sudo keyward cancel r1"), "{text}");
+        let address = |text: &str| reached(text.as_bytes());
+        assert_eq!(address("A=b\0SSH_CONNECTION=198.51.100.9 5 192.0.2.1 22\0"), Some("192.0.2.1".to_owned()));
+        assert_eq!(address("SSH_CONNECTION=2001:db8::9 5 2001:db8::5 22"), Some("2001:db8::5".to_owned()));
+        for bad in ["", "SSH_CONNECTION=", "SSH_CONNECTION=a b; c d", "SSH_CONNECTION=::1 5 ::1 22"] {
+            assert_eq!(address(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn the_command_that_confirms_works_as_printed() {
         let promises = |nopasswd| {
             let admin = Promise::Admin { user: UserName::parse("deploy").unwrap(), nopasswd };
             [admin, Promise::SshPort { port: Port::new(2222).unwrap() }]
         };
-        let line = typed(&promises(true), "keyward", "r1");
+        let line = typed(&promises(true), "THIS-HOST", "keyward", "r1");
         assert_eq!(line, "ssh -p 2222 -o ControlPath=none deploy@THIS-HOST sudo keyward confirm r1");
         let key =
             Promise::Key { user: UserName::parse("ops").unwrap(), fingerprint: String::new(), from: String::new() };
         let back = [Promise::SomebodyElse { than: Vec::new() }, Promise::SshPort { port: Port::new(22).unwrap() }];
-        assert!(typed(&back, "keyward", "r1").contains(" root@THIS-HOST keyward confirm"));
+        assert!(typed(&back, "192.0.2.1", "keyward", "r1").contains(" root@192.0.2.1 keyward confirm"));
         let back = back.into_iter().chain([key]).collect::<Vec<_>>();
-        assert!(typed(&back, "keyward", "r1").contains(" ops@THIS-HOST sudo keyward confirm"));
-        let line = typed(&promises(false), "/root/keyward", "r1");
-        assert_eq!(line, "ssh -t -p 2222 -o ControlPath=none deploy@THIS-HOST sudo /root/keyward confirm r1");
+        assert!(typed(&back, "THIS-HOST", "keyward", "r1").contains(" ops@THIS-HOST sudo keyward confirm"));
+        let line = typed(&promises(false), "2001:db8::5", "/root/keyward", "r1");
+        assert_eq!(line, "ssh -t -p 2222 -o ControlPath=none deploy@2001:db8::5 sudo /root/keyward confirm r1");
     }
 }
