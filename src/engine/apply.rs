@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::time::Instant;
 
+use jiff::ToSpan as _;
+use jiff::civil::DateTime;
+
 use crate::audit;
 use crate::change::{Action, Change, Plan, Promise, Risk, Stage};
 use crate::error::{Failure, Result};
@@ -160,16 +163,23 @@ fn millis(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `YYYYMMDD-HHMMSS-xxxx`, in UTC: sorts by time, plain in a path and on a command line.
-pub(super) fn run_id(now: jiff::Timestamp) -> String {
+/// `YYYYMMDD-HHMMSS-xxxx`, in UTC: sorts by time, plain in a path and on a command line. Above all that are there, since
+/// the newest run is found by name: after a clock was set back, and for a second run in one second, it goes on from those.
+pub(super) fn run_id(now: jiff::Timestamp, earlier: &[String]) -> String {
+    let began = |run: &String| DateTime::strptime("%Y%m%d-%H%M%S", run.get(..15)?).ok();
+    let now = now.to_zoned(jiff::tz::TimeZone::UTC).datetime();
+    let after_all = earlier.iter().filter_map(began).max().and_then(|newest| newest.checked_add(1.second()).ok());
+    let at = after_all.map_or(now, |after_all| now.max(after_all));
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish() & 0xffff;
-    let stamp: String = now.to_string().chars().filter(|c| c.is_ascii_digit() || *c == 'T').take(15).collect();
-    format!("{}-{random:04x}", stamp.replace('T', "-"))
+    format!("{}-{random:04x}", at.strftime("%Y%m%d-%H%M%S"))
 }
 
 fn transaction(request: Apply<'_>, sink: &mut dyn Sink) -> Outcome {
     let now = jiff::Timestamp::now();
-    let id = run_id(now);
+    let id = match request.shelf.runs() {
+        Ok(earlier) => run_id(now, &earlier),
+        Err(failure) => return stopped(failure, sink),
+    };
     let words = format!(
         "{} ({}), {}",
         request.about.playbook,
@@ -419,4 +429,27 @@ pub(super) fn at(change: &Change, mut failure: Failure) -> Failure {
     failure.place =
         if failure.place.is_empty() { change.key.clone() } else { format!("{}: {}", change.key, failure.place) };
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_the_newest_whatever_the_clock_says() {
+        let now: jiff::Timestamp = "2026-11-27T07:00:00Z".parse().unwrap();
+        assert!(run_id(now, &[]).starts_with("20261127-070000-"));
+        let earlier = ["20261127-065959-ffff", "20251127-070000-ffff"].map(str::to_owned);
+        assert!(run_id(now, &earlier).starts_with("20261127-070000-"), "the clock goes on");
+        for newest in ["20261127-070000-ffff", "20261231-235959-ffff", "20990228-120000-0000"] {
+            let mut runs = vec!["20200101-000000-0000".to_owned(), newest.to_owned(), "notes".to_owned()];
+            for _ in 0..3 {
+                runs.sort();
+                let next = run_id(now, &runs);
+                assert!(runs.iter().filter(|run| *run != "notes").all(|run| next > *run), "{next} after {newest}");
+                assert!(next.len() == newest.len() && next.split('-').count() == 3, "{next}");
+                runs.push(next);
+            }
+        }
+    }
 }

@@ -78,7 +78,7 @@ fn begin(tree: Tree<'_>, plans: &[Agreed], sink: &mut dyn Sink) -> Result<Outcom
     let _held = tree.shelf.lock()?;
     refuse_unfinished(tree.shelf)?;
     let now = jiff::Timestamp::now();
-    let id = run_id(now);
+    let id = run_id(now, &tree.shelf.runs()?);
     let plan = &first.plan;
     let words = format!("{} ({}), {}", plan.playbook, plan.playbook_digest, count(plan.changes.len(), "change"));
     audit::record(tree.audit, &id, "begin", &words)?;

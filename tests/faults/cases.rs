@@ -34,7 +34,7 @@ const SPOILED: &str = "tests/systemd/last_resort.rs::a_configuration_spoiled_aft
 const GUARD_CONFIRM: &str = "tests/systemd/guard.rs::only_a_new_login_through_the_new_door_confirms";
 
 /// In the order of the numbers, from 1.
-const CASES: [(&str, Held); 51] = [
+const CASES: [(&str, Held); 52] = [
     ("The agent is killed before it is armed", By(&[ODD, EVEN])),
     (
         "The agent is killed before or after any step",
@@ -315,6 +315,13 @@ const CASES: [(&str, Held); 51] = [
         Partly(
             &["src/engine/guard/clock.rs::another_boot_has_no_time_left"],
             "the deadline is counted by the boot's own clock; no clock is set, since the labs share the machine's",
+        ),
+    ),
+    (
+        "The wall clock is set back, or far ahead, between two runs",
+        Partly(
+            &["src/engine/apply.rs::a_run_is_the_newest_whatever_the_clock_says"],
+            "the order of runs; deadlines are counted since the boot, and no lab sets its machine's clock",
         ),
     ),
 ];
