@@ -39,6 +39,8 @@ pub enum Chain {
     Uninstalled(u64),
     /// Whole, but the head kept apart is missing: a cut tail would not show.
     NoHead(u64),
+    /// Whole, but the head tells of the record before the last one: a kill or a power cut came between the two.
+    HeadBehind(u64),
     /// Broken; the line number (from 1) of the first bad record, and why.
     Broken(u64, String),
 }
@@ -115,10 +117,14 @@ pub fn entries(ledger: &dyn Ledger) -> Result<Vec<Entry>> {
 pub fn verify(ledger: &dyn Ledger) -> Result<Chain> {
     let text = ledger.read()?;
     let mut expected: (u64, String) = (0, String::new());
+    let mut before = expected.clone();
     let mut last = String::new();
     for (line, number) in text.split_inclusive('\n').zip(1..) {
         match check(line, &expected) {
-            Ok(entry) => (expected, last) = ((entry.seq + 1, entry.hash), entry.what),
+            Ok(entry) => {
+                before = std::mem::replace(&mut expected, (entry.seq + 1, entry.hash));
+                last = entry.what;
+            }
             Err(why) => return Ok(Chain::Broken(number, why)),
         }
     }
@@ -128,6 +134,9 @@ pub fn verify(ledger: &dyn Ledger) -> Result<Chain> {
     match serde_json::from_str::<Head>(&head) {
         Ok(head) if (head.seq.checked_add(1), &head.hash) == (Some(expected.0), &expected.1) => {
             Ok(Chain::Whole(expected.0))
+        }
+        Ok(head) if (head.seq.checked_add(1), &head.hash) == (Some(before.0), &before.1) => {
+            Ok(Chain::HeadBehind(expected.0))
         }
         Ok(head) => Ok(Chain::Broken(expected.0 + 1, format!("the head's last record is {}", head.seq))),
         Err(error) => Ok(Chain::Broken(expected.0 + 1, format!("the head is broken ({error})"))),
@@ -197,6 +206,31 @@ mod tests {
         assert!(matches!(verify(&ledger).unwrap(), Chain::Broken(4, _)));
         *ledger.head.borrow_mut() = None;
         assert_eq!(verify(&ledger).unwrap(), Chain::NoHead(3));
+    }
+
+    /// A kill between the line and the head is no edit; anything further apart is.
+    #[test]
+    fn a_head_that_is_one_record_behind_is_told_as_that() {
+        let ledger = written(2);
+        let behind = ledger.head.borrow().clone();
+        record(&ledger, "r1", "decided", "third").unwrap();
+        let right = ledger.head.borrow().clone();
+        *ledger.head.borrow_mut() = behind.clone();
+        assert_eq!(verify(&ledger).unwrap(), Chain::HeadBehind(3));
+        record(&ledger, "r1", "committed", "fourth").unwrap();
+        assert_eq!(verify(&ledger).unwrap(), Chain::Whole(4), "the next record mends it");
+        *ledger.head.borrow_mut() = behind.clone();
+        assert!(matches!(verify(&ledger).unwrap(), Chain::Broken(5, _)), "two behind");
+        // Its number alone is not enough.
+        let other = behind.unwrap().replace("\"seq\":1", "\"seq\":2");
+        *ledger.head.borrow_mut() = Some(other);
+        assert!(matches!(verify(&ledger).unwrap(), Chain::Broken(5, _)));
+        *ledger.head.borrow_mut() = right;
+        assert_eq!(verify(&ledger).unwrap(), Chain::HeadBehind(4));
+        // A line without any record before it cannot be behind a head.
+        let first = written(1);
+        *first.head.borrow_mut() = Some("{\"seq\":18446744073709551615,\"hash\":\"\"}".to_owned());
+        assert!(matches!(verify(&first).unwrap(), Chain::Broken(2, _)));
     }
 
     #[test]

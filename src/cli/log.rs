@@ -51,6 +51,14 @@ fn checked(chain: Chain) -> Result<Ending> {
             ),
             "",
         )),
+        Chain::HeadBehind(records) => Ok(Ending::new(
+            Exit::AsAsked,
+            format!(
+                "the chain of {records} records is whole; the head tells of the one before the last, as after a kill or a \
+                     power cut between the two; the next record mends it"
+            ),
+            "",
+        )),
         Chain::NoHead(records) => Err(Failure::unknown(
             state::AUDIT,
             format!("{records} records fit together, but the head kept apart is missing: a cut end would not show"),

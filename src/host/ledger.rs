@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use crate::error::{Failure, Result};
 use crate::types::AbsPath;
 
-use super::shelf::{Parents, private_dir};
+use super::shelf::{Parents, private_dir, sync_parent};
 
 /// Storage for lines that are never taken back.
 pub trait Ledger {
@@ -82,6 +82,7 @@ impl Ledger for FileLedger {
         let refused = |error| {
             Failure::refused(self.log.as_str(), "the audit log cannot be written, so nothing may be changed").why(error)
         };
+        let fresh = !self.log.as_path().exists();
         let mut options = fs::OpenOptions::new();
         options.append(true).create(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
         let written = options.open(self.log.as_path()).and_then(|mut file| {
@@ -94,6 +95,10 @@ impl Ledger for FileLedger {
             written
         });
         written.map_err(refused)?;
+        if fresh {
+            // A power cut must not take the whole file, which has no name on the disk yet.
+            sync_parent(self.log.as_path())?;
+        }
         let next = self.head.as_path().with_extension("next");
         let mut options = fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);

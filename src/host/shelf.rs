@@ -211,7 +211,7 @@ fn own_uid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
-fn sync_parent(path: &Path) -> Result<()> {
+pub(super) fn sync_parent(path: &Path) -> Result<()> {
     let parent = path.parent().unwrap_or(path);
     let synced = fs::File::open(parent).and_then(|dir| dir.sync_all());
     synced.map_err(|error| Failure::failed(parent.display().to_string(), "cannot be made durable").why(error))
