@@ -5,6 +5,10 @@
 //! `N` and the record's text. A last line that is torn is ignored; a broken line before the last makes the journal
 //! unreadable, and says so.
 
+mod marks;
+
+pub use marks::Marks;
+
 use std::cell::RefCell;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +36,9 @@ pub enum Undo {
         image: Image,
         /// Digest of what the step leaves, to notice later edits; `None` when it leaves nothing.
         left: Option<String>,
+        /// What else the step leaves; `None` in journals that did not keep it, and where it leaves nothing.
+        #[serde(default)]
+        marks: Option<Marks>,
     },
     /// Edits the user databases.
     Account {

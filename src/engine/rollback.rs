@@ -9,8 +9,8 @@ use crate::change::{Action, Note, Stage};
 use crate::error::{Failure, Kind, Result};
 use crate::host::ledger::Ledger;
 use crate::host::shelf::Shelf;
-use crate::host::{Actor, Host, Image};
-use crate::journal::{self, Journal, Record, Undo};
+use crate::host::{Host, Image};
+use crate::journal::{self, Journal, Marks, Record, Undo};
 use crate::outcome::{Event, Exit, Sink};
 use crate::types::AbsPath;
 
@@ -176,16 +176,18 @@ fn once(
     }
 }
 
-/// What keyward itself left at each path of a run, or found there, by digest. Everything else is somebody else's edit.
-struct Known<'a>(BTreeMap<&'a AbsPath, Vec<String>>);
+/// What keyward itself left at each path of a run, or found there: contents by digest, and modes, owners and attributes.
+/// Everything else is somebody else's edit.
+struct Known<'a>(BTreeMap<&'a AbsPath, (Vec<String>, Vec<Marks>)>);
 
 impl<'a> Known<'a> {
     fn of(list: &'a [Made]) -> Self {
-        let mut known: BTreeMap<&AbsPath, Vec<String>> = BTreeMap::new();
+        let mut known: BTreeMap<&AbsPath, (Vec<String>, Vec<Marks>)> = BTreeMap::new();
         for undo in list.iter().flat_map(|change| &change.undos) {
-            if let Undo::Restore { path, image, left, .. } = undo {
-                let digests = known.entry(path).or_default();
+            if let Undo::Restore { path, image, left, marks, .. } = undo {
+                let (digests, all) = known.entry(path).or_default();
                 digests.extend(left.clone());
+                all.extend(marks.iter().cloned().chain(Marks::of(image)));
                 if let Image::File { content, .. } = image {
                     digests.push(step::digest(content));
                 }
@@ -201,11 +203,20 @@ fn set_aside(change: &Made, known: &Known<'_>, journal: &Journal<'_>, host: &dyn
     let mut told = Vec::new();
     for undo in &change.undos {
         let Undo::Restore { path, actor, .. } = undo else { continue };
-        let Ok(Image::File { content, .. }) = host.capture(path, actor) else { continue };
-        if known.0.get(path).is_none_or(|digests| digests.contains(&step::digest(&content))) {
+        let Ok(now) = host.capture(path, actor) else { continue };
+        let Some((digests, marks)) = known.0.get(path) else { continue };
+        let noted = marked(undo);
+        if noted && !marks.iter().any(|marks| marks.fit(&now)) {
+            told.push(format!(
+                "somebody else changed mode, owner or attributes of {path} meanwhile{}",
+                described(&now)
+            ));
+        }
+        let Image::File { content, .. } = &now else { continue };
+        if digests.contains(&step::digest(content)) {
             continue;
         }
-        told.push(match journal.set_aside(&content) {
+        told.push(match journal.set_aside(content) {
             Ok(place) => format!("somebody else edited {path} meanwhile: their text is kept in {place}"),
             Err(failure) => {
                 format!("somebody else edited {path} meanwhile, and their text could not be kept: {}", failure.line())
@@ -214,6 +225,21 @@ fn set_aside(change: &Made, known: &Known<'_>, journal: &Journal<'_>, host: &dyn
     }
     told.dedup();
     told
+}
+
+/// False for an undo in a journal of an earlier version, which tells nothing of mode and owner.
+const fn marked(undo: &Undo) -> bool {
+    matches!(undo, Undo::Restore { marks: Some(_), .. })
+}
+
+/// Mode and owner, for the reader.
+fn described(image: &Image) -> String {
+    match image {
+        Image::File { mode, uid, gid, .. } | Image::Dir { mode, uid, gid, .. } => {
+            format!(": it was {mode:04o} {uid}:{gid} and is put back")
+        }
+        Image::Absent | Image::Link { .. } => String::new(),
+    }
 }
 
 fn undo_change(
@@ -363,12 +389,13 @@ pub(super) fn refuse_later_edits(list: &[Made], host: &dyn Host) -> Result<()> {
     let mut seen: Vec<&str> = Vec::new();
     let mut edited: Vec<String> = Vec::new();
     for undo in list.iter().rev().filter(|change| !change.undone).flat_map(|change| change.undos.iter().rev()) {
-        let Undo::Restore { path, actor, image, left } = undo else { continue };
+        let Undo::Restore { path, actor, image, left, marks } = undo else { continue };
         if seen.contains(&path.as_str()) {
             continue;
         }
         seen.push(path.as_str());
-        if was_edited(path, actor, image, left.as_deref(), host)? {
+        let now = host.capture(path, actor)?;
+        if was_edited(&now, left.as_deref(), marks.as_ref()) && now != *image {
             edited.push(path.to_string());
         }
     }
@@ -379,13 +406,104 @@ pub(super) fn refuse_later_edits(list: &[Made], host: &dyn Host) -> Result<()> {
         .hint("look at them; to overwrite them: keyward rollback --force RUN"))
 }
 
-fn was_edited(path: &AbsPath, actor: &Actor, before: &Image, left: Option<&str>, host: &dyn Host) -> Result<bool> {
-    let now = host.capture(path, actor)?;
-    let as_left = match (&now, left) {
+fn was_edited(now: &Image, left: Option<&str>, marks: Option<&Marks>) -> bool {
+    let as_left = match (now, left) {
         (Image::File { content, .. }, Some(left)) => step::digest(content) == left,
         (Image::Dir { .. }, None) => true,
         (Image::Absent, None) => true,
         _ => false,
     };
-    Ok(!as_left && now != *before)
+    !as_left || marks.is_some_and(|marks| !marks.fit(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Change, Plan, Risk, Step};
+    use crate::host::ledger::MemoryLedger;
+    use crate::host::memory::{Entry, MemoryHost, World};
+    use crate::host::shelf::MemoryShelf;
+    use crate::host::{Actor, Node, Owner};
+
+    const PATH: &str = "/etc/file";
+
+    /// A run that replaced a file of root's, ended well, was followed by `later`, and is rolled back.
+    fn rolled_back(later: fn(&mut Entry), later_edits: LaterEdits, old_journal: bool) -> (Outcome, Image) {
+        let plan = serde_json::json!({"version": 1, "host": "", "playbook": "", "playbook_digest": "",
+            "observation_digest": "", "changes": [], "notes": [], "deferred": [], "promises": [], "met": []});
+        let plan: Plan = serde_json::from_value(plan).unwrap();
+        let (path, mut world) = (AbsPath::fixed(PATH), World::default());
+        world.file(PATH, "old", 0o644);
+        let (shelf, host, audit) = (MemoryShelf::default(), MemoryHost::new(world), MemoryLedger::default());
+        let mut change = Change::new("a", "a:b", "write", Stage::Additive, Risk::None);
+        let node = Node::File { content: b"new".to_vec(), mode: 0o640, owner: Owner::Actor };
+        change.steps.push(Step::Put { path: path.clone(), actor: Actor::Root, node });
+        let journal = Journal::begin(&shelf, "r1", "now", &plan).unwrap();
+        if old_journal {
+            let mut undo = step::undo_of(&change.steps[0], &host).unwrap();
+            if let Undo::Restore { marks, .. } = &mut undo {
+                *marks = None;
+            }
+            let (key, summary, stage) = (change.key.clone(), String::new(), Some(Stage::Additive));
+            let (forward, backward) = (Vec::new(), Vec::new());
+            journal.write(&Record::Change { key: key.clone(), summary, stage, forward, backward }).unwrap();
+            journal.write(&Record::Intent { key, step: 0, undo }).unwrap();
+            host.edit(|world| world.file(PATH, "new", 0o640));
+        } else {
+            step::make(&change, &host, &journal, Some(Stage::Additive)).unwrap();
+        }
+        journal.close(Exit::AsAsked, "done", "now").unwrap();
+        host.edit(|world| later(world.entry_mut(PATH).unwrap()));
+        let (machine, approve) = (Machine::Down, &mut |_: &str, _: &[String]| true);
+        let request = Rollback { host: &host, shelf: &shelf, audit: &audit, run: None, later_edits, machine, approve };
+        let outcome = rollback(request, &mut Vec::new());
+        (outcome, host.capture(&path, &Actor::Root).unwrap())
+    }
+
+    #[test]
+    fn a_later_change_of_mode_or_owner_is_an_edit() {
+        let edits: [fn(&mut Entry); 2] = [|entry| entry.mode = 0o600, |entry| entry.gid = 4];
+        let respect = |edit, old| rolled_back(edit, LaterEdits::Respect, old);
+        let restored =
+            |image: &Image| matches!(image, Image::File { content, mode: 0o644, gid: 0, .. } if content == b"old");
+        let (outcome, image) = respect(|_| {}, false);
+        assert!(
+            outcome.exit == Exit::AsAsked && restored(&image) && !outcome.verdict.contains("somebody"),
+            "{outcome:?}"
+        );
+        for (at, edit) in edits.into_iter().enumerate() {
+            let (outcome, image) = respect(edit, false);
+            assert!(outcome.exit == Exit::Refused && outcome.verdict.contains(PATH), "{at}: {outcome:?}");
+            assert!(matches!(image, Image::File { content, .. } if content == b"new"), "{at}: left alone");
+            let (outcome, image) = rolled_back(edit, LaterEdits::Overwrite, false);
+            assert!(outcome.exit == Exit::AsAsked && restored(&image), "{at}: {outcome:?}");
+            assert!(
+                outcome.verdict.contains("somebody else changed mode, owner or attributes of /etc/file"),
+                "{outcome:?}"
+            );
+            // A journal of an earlier version does not know.
+            let (outcome, image) = respect(edit, true);
+            assert!(outcome.exit == Exit::AsAsked && restored(&image), "{at}: {outcome:?}");
+        }
+        // Back to what stood there before: nothing is lost.
+        let as_before: fn(&mut Entry) =
+            |entry| *entry = Entry::new(crate::host::memory::Stuff::File(b"old".to_vec()), 0o644);
+        let (outcome, _) = respect(as_before, false);
+        assert_eq!(outcome.exit, Exit::AsAsked, "{outcome:?}");
+    }
+
+    #[test]
+    fn marks_tell_attributes_where_they_are_known() {
+        let file = |mode, note: &[u8]| {
+            let xattrs = BTreeMap::from([("user.note".to_owned(), note.to_vec())]);
+            Image::File { content: Vec::new(), mode, uid: 0, gid: 0, xattrs }
+        };
+        let node = Node::File { content: Vec::new(), mode: 0o644, owner: Owner::Actor };
+        let kept = Marks::put(&node, &Actor::Root, &file(0o644, b"a"));
+        assert!(kept.fit(&file(0o644, b"a")) && !kept.fit(&file(0o644, b"b")) && !kept.fit(&file(0o600, b"a")));
+        // A new mode changes an access list, and a new file may inherit one.
+        for before in [file(0o640, b"a"), Image::Absent] {
+            assert!(Marks::put(&node, &Actor::Root, &before).fit(&file(0o644, b"b")));
+        }
+    }
 }

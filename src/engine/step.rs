@@ -8,7 +8,7 @@ use crate::change::{Action, Change, Inverse, Step};
 use crate::error::{Failure, Result};
 use crate::facts;
 use crate::host::{Actor, Command, Host, Image, Node};
-use crate::journal::{Journal, Record, Undo};
+use crate::journal::{Journal, Marks, Record, Undo};
 use crate::types::{AbsPath, Port};
 
 use super::live_account;
@@ -55,17 +55,21 @@ pub fn undo_of(step: &Step, host: &dyn Host) -> Result<Undo> {
                 Node::File { content, .. } => Some(digest(content)),
                 Node::Dir { .. } => None,
             };
-            Undo::Restore { path: path.clone(), actor: actor.clone(), image: host.capture(path, actor)?, left }
+            let before = host.capture(path, actor)?;
+            let marks = Some(Marks::put(node, actor, &before));
+            Undo::Restore { path: path.clone(), actor: actor.clone(), image: before, left, marks }
         }
         Step::Remove { path, actor } => {
-            Undo::Restore { path: path.clone(), actor: actor.clone(), image: host.capture(path, actor)?, left: None }
+            let (path, actor, image) = (path.clone(), actor.clone(), host.capture(path, actor)?);
+            Undo::Restore { path, actor, image, left: None, marks: None }
         }
         Step::Restore { path, actor, image } => {
             let left = match image {
                 Image::File { content, .. } => Some(digest(content)),
                 _ => None,
             };
-            Undo::Restore { path: path.clone(), actor: actor.clone(), image: host.capture(path, actor)?, left }
+            let (marks, before) = (Marks::restored(image, actor), host.capture(path, actor)?);
+            Undo::Restore { path: path.clone(), actor: actor.clone(), image: before, left, marks }
         }
         Step::Account { edits } => Undo::Account { edits: host.account_undo(edits)? },
         Step::Run { command: made_by, inverse } => match inverse {

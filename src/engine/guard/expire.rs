@@ -158,7 +158,8 @@ mod tests {
         journal
             .write(&Record::Change { key: key.clone(), summary, stage: Some(Stage::Additive), forward, backward })
             .unwrap();
-        let undo = Undo::Restore { path: path.clone(), actor: Actor::Root, image: Image::Absent, left: None };
+        let undo =
+            Undo::Restore { path: path.clone(), actor: Actor::Root, image: Image::Absent, left: None, marks: None };
         journal.write(&Record::Intent { key: key.clone(), step: 0, undo }).unwrap();
         host.put(&path, &Actor::Root, &Node::File { content: b"x".to_vec(), mode: 0o644, owner: Owner::Actor })
             .unwrap();
