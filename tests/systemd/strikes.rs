@@ -45,6 +45,7 @@ fn sample() -> VecDeque<Strike> {
         (Fault::PowerCut, "changed", 4),
         (Fault::PortFiltered, "changed", 0),
         (Fault::PowerCut, "changed", 5),
+        (Fault::PowerCut, "started", 0),
     ]
     .map(|(fault, event, before)| Strike { fault, event: event.to_owned(), before })
     .into()
@@ -158,17 +159,36 @@ fn judge(pair: &mut Pair, strike: &Strike, blank: &[String]) -> (Vec<String>, bo
         faults.push(format!("nobody gets in: {new:?} {}", said(&history)));
         return (faults, true);
     }
+    // A run that lost its host before its guard stood is told, and undone by the command that is named.
+    let end = lines.last().cloned().unwrap_or_default();
+    let unguarded = strike.fault == Fault::PowerCut && end.contains("keyward --host") && end.contains(" rollback ");
+    if unguarded && !lines.iter().any(|line| name(line) == "armed") {
+        let run = run(&lines).unwrap_or_default();
+        let back = pair.keyward(&format!("{door} --accept-new rollback --yes {run}"));
+        let again = pair.keyward(&format!("{door} history"));
+        if !end.contains("\"code\":4,") || back.code != 0 || again.stdout.contains("not closed") {
+            faults.push(format!("the run stays: {end} {} {}", said(&back), said(&again)));
+        }
+        if blank != pair.files() {
+            faults.push("the host is not as before".to_owned());
+        }
+        return (faults, false);
+    }
     let applied = pair.keyward(&format!("{door} plan first.yml")).code == 0;
     // Debian's sudo marks its first use in the home, which then holds another's file.
     pair.host.sh("rm -f /home/deploy/.sudo_as_admin_successful; rmdir /home/deploy 2>/dev/null; true").ok();
+    // Docker writes the name of a machine that it gave another address.
+    let ours = |line: &&String| !line.contains("/etc/hosts");
     let files = if applied { blank.to_vec() } else { pair.files() };
     let differ: Vec<_> = files
         .iter()
         .filter(|line| !blank.contains(line))
         .chain(blank.iter().filter(|line| !files.contains(line)))
+        .filter(ours)
         .collect();
     if !differ.is_empty() {
-        faults.push(format!("the host is neither as before nor as wanted: {differ:?}"));
+        let show = pair.keyward(&format!("{door} --accept-new show {}", run(&lines).unwrap_or_default()));
+        faults.push(format!("the host is neither as before nor as wanted: {differ:?}: {}", said(&show)));
     }
     if applied == (pair.host.door(22) == Door::Open) {
         faults.push("the old door does not fit the state".to_owned());
@@ -180,12 +200,13 @@ fn judge(pair: &mut Pair, strike: &Strike, blank: &[String]) -> (Vec<String>, bo
         if !told.is_some_and(|rest| rest.starts_with(expected)) {
             faults.push(format!("the history tells otherwise: {words}"));
         }
-        let end = lines.last().map(String::as_str).unwrap_or_default();
-        let ends = name(end) == "finished" && end.contains(&run);
+        let ends = name(&end) == "finished" && end.contains(&run);
         // A filter that comes after the decision is seen by the last login.
         let codes: &[&str] = if applied { &["0", "9"] } else { &["3"] };
         let right = codes.iter().any(|code| end.contains(&format!("\"code\":{code},")));
-        if strike.fault != Fault::ControllerDies && !(ends && right) {
+        // Nobody tells the controller where its host has moved to.
+        let may_know = strike.fault != Fault::ControllerDies && pair.host.address == before;
+        if may_know && !(ends && right) {
             faults.push(format!("the controller does not tell the outcome (applied: {applied}): {end}"));
         }
     }

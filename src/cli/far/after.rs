@@ -65,14 +65,35 @@ impl Proof<'_> {
         let next = self.heed.here(&format!("keyward show {run}")).unwrap_or_default();
         while Instant::now() < until {
             for way in &ways {
-                if let Some((exit, verdict)) = self.door.through(way).ok().and_then(|link| self.ended(&link, &run)) {
+                let Ok(link) = self.door.through(way) else { continue };
+                if let Some((exit, verdict)) = self.ended(&link, &run) {
                     return Ok(Ending { exit, verdict, next, run: Some(run) });
+                }
+                // Before its guard stands nobody but a person undoes a run.
+                if self.armed.is_none() && self.is_cut_off(&link, &run) {
+                    let verdict = format!("run {run} was cut off before its guard stood, and nobody is at it");
+                    let next = self.heed.here(&format!("keyward rollback {run}")).unwrap_or_default();
+                    return Ok(Ending { exit: Exit::RollbackIncomplete, verdict, next, run: Some(run) });
                 }
             }
             std::thread::sleep(PAUSE);
         }
         let verdict = format!("the link was lost, and run {run} cannot be asked about; unconfirmed it was undone");
         Ok(Ending { exit: Exit::CannotJudge, verdict, next, run: Some(run) })
+    }
+
+    /// True when the host says that nobody works at the run any more, although it never ended.
+    fn is_cut_off(&self, link: &Link, run: &str) -> bool {
+        let Ok(mut relay) = Relay::start(self.door, link, &spoken(&["status"]), None, PATIENCE) else { return false };
+        loop {
+            match relay.next(PATIENCE) {
+                Ok(Heard::Finished(ending)) => {
+                    return ending.exit == Exit::RollbackIncomplete && ending.next == format!("keyward rollback {run}");
+                }
+                Ok(Heard::Event(_)) => {}
+                Ok(Heard::Silence) | Err(_) => return false,
+            }
+        }
     }
 
     /// How the run ended, by the host's history; `None` while it goes on, or nobody says.
