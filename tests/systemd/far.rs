@@ -24,7 +24,7 @@ pub fn said(done: &Done) -> String {
 }
 
 /// Without the line ends of the report.
-fn words(done: &Done) -> String {
+pub fn words(done: &Done) -> String {
     done.stdout.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -72,7 +72,7 @@ impl Pair {
     }
 
     /// Like [`Pair::first`], going on by itself; what it says is in /tmp/said.
-    fn begin(&self, words: &str) {
+    pub fn begin(&self, words: &str) {
         let place = self.place("root");
         let line = format!(
             "cd /root/play; setsid -f keyward --format json --host {place} --accept-new --password file:/root/pw {words} \
@@ -81,12 +81,12 @@ impl Pair {
         self.laptop.sh(&line).ok();
     }
 
-    fn heard(&self) -> String {
+    pub fn heard(&self) -> String {
         self.laptop.sh("grep -v '^{\"event\":\"planned\"' /tmp/said").stdout
     }
 
     #[track_caller]
-    fn until(&self, what: &str, limit: u64, done: impl Fn() -> bool) {
+    pub fn until(&self, what: &str, limit: u64, done: impl Fn() -> bool) {
         let begun = Instant::now();
         while !done() {
             assert!(begun.elapsed() < Duration::from_secs(limit), "{what}: {}", self.heard());
@@ -94,7 +94,7 @@ impl Pair {
         }
     }
 
-    fn hears(&self, event: &str, limit: u64) {
+    pub fn hears(&self, event: &str, limit: u64) {
         self.until(event, limit, || self.heard().contains(&format!("\"event\":\"{event}\"")));
     }
 
@@ -115,7 +115,7 @@ impl Pair {
 
     /// Nothing of the run is left, and root gets in as before.
     #[track_caller]
-    fn as_before(&self, blank: &[String]) {
+    pub fn as_before(&self, blank: &[String]) {
         self.until("the host is quiet", 60, || self.is_quiet());
         same(blank, &self.files(), "as before the run");
         assert_eq!(self.host.door(22), Door::Open);

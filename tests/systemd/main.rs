@@ -18,6 +18,7 @@ mod secrets;
 mod sessions;
 mod strikes;
 mod struck;
+mod typed;
 mod unattended;
 
 use std::time::Instant;
