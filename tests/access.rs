@@ -161,6 +161,47 @@ fn a_plan_tells_what_will_surprise_its_administrators() {
     assert!(told.contains("MaxAuthTries 2: a client that offers more keys"), "{told}");
 }
 
+/// A hardened host with an account of its own beside root; both have keys, and passwords that sshd refuses.
+const HARDENED: &str = "ssh-keygen -q -t ed25519 -N '' -f /srv/key; useradd -m -s /bin/bash -G sudo cloud
+    echo 'cloud:secret' | chpasswd; echo 'root:secret' | chpasswd
+    for home in /root /home/cloud; do install -d -m 700 $home/.ssh; install -m 600 /srv/key.pub $home/.ssh/authorized_keys; done
+    chown -R cloud:cloud /home/cloud/.ssh
+    printf 'Port 2022\\nPermitRootLogin no\\nPasswordAuthentication no\\nKbdInteractiveAuthentication no\\n' \\
+        >/etc/ssh/sshd_config.d/10-x.conf";
+
+/// The text of a plan of `ssh` on [`HARDENED`], as one line.
+fn plan_on_a_hardened_host(name: &str, ssh: &str) -> Option<String> {
+    let bed = support::Bed::new(name, "bookworm")?;
+    bed.sh(HARDENED).ok();
+    let (head, tail) = (PLAYBOOK.find("ssh:").unwrap(), PLAYBOOK.find("firewall:").unwrap());
+    let playbook = format!("{}ssh: {{ {ssh} }}\n{}", &PLAYBOOK[..head], &PLAYBOOK[tail..]);
+    bed.plant("/root/job.yml", playbook.replace("@KEY@", bed.read("/srv/key.pub").trim()).as_bytes(), 0o600, (0, 0));
+    let plan = bed.keyward(&["plan", "/root/job.yml"]);
+    println!("{}", plan.stdout);
+    assert_eq!(plan.code, 2, "{plan:?}");
+    assert!(plan.stdout.lines().count() <= 24, "{plan:?}");
+    Some(plan.stdout.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// What a playbook opens is said as such, and no step that closes.
+#[test]
+fn a_plan_says_what_it_opens() {
+    let name = "a_plan_says_what_it_opens";
+    let open = "port: 2022, permit_root_login: \"yes\", password_authentication: true";
+    let Some(told) = plan_on_a_hardened_host(name, open) else { return };
+    let closing = told.split_once("Closes and takes away").unwrap().1.split_once("Folded").unwrap().0;
+    assert!(closing.ends_with("proven 6 take away: allow 22/tcp [way in] "), "only the firewall's: {told}");
+    let said = "PermitRootLogin yes, PasswordAuthentication yes";
+    assert!(told.contains("5 allow root login, passwords [way in]"), "{told}");
+    assert!(told.contains(&format!("! sshd: opens what is shut: {said}")), "{told}");
+    // Root by key is more than no root at all, and a new port is said beside it.
+    let some = "port: 2222, permit_root_login: prohibit-password";
+    let Some(told) = plan_on_a_hardened_host(name, some) else { return };
+    assert!(!told.contains("refuse root"), "{told}");
+    assert!(told.contains("listen on port 2222 beside 2022, allow root by key [way in]"), "{told}");
+    assert!(told.contains("! sshd: opens what is shut: PermitRootLogin prohibit-password"), "{told}");
+}
+
 #[test]
 fn awkward_hosts() {
     let cases = again::cases("access");

@@ -144,6 +144,12 @@ impl Job<'_> {
             let text = format!("a provider's firewall in front may keep port {port} shut: open it there");
             notes.push(Note::info(about, text));
         }
+        let ways = ["permit_root_login", "password_authentication", "kbd_interactive_authentication"];
+        let opened = self.openings().into_iter().filter(|setting| ways.contains(&setting.field));
+        let opened: Vec<String> = opened.map(|setting| format!("{} {}", setting.keyword, setting.value)).collect();
+        if !opened.is_empty() {
+            notes.push(Note::warning(about, format!("opens what is shut: {}", opened.join(", "))));
+        }
         for setting in &self.settings {
             for item in candidate::stricter(&self.observed.tree, setting, self.facts) {
                 let (keyword, value) = (setting.keyword, item.directive.args.join(" "));

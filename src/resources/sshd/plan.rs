@@ -47,12 +47,12 @@ pub fn plan(desired: &Desired, facts: &Facts, observed: &Observed) -> Result<Pla
         settings,
     };
     job.command_line()?;
-    let differences = job.differences();
+    let (opening, differences) = job.differences();
     let mut planned = Planned { promises: job.promises(), notes: job.notes(), ..Planned::default() };
     planned.changes.extend(job.runtime()?);
     let moves = job.ports.moves || job.socket_moves();
     let faults = safety::faults(observed, &job.settings);
-    if differences.is_empty() && !moves {
+    if opening.is_empty() && differences.is_empty() && !moves {
         planned.notes.extend(faults.iter().map(|fault| Note::warning(Sshd::NAME, fault.line())));
         planned.changes.extend(job.stale());
         planned.changes.extend(job.start(&job.open_at_end()));
@@ -64,7 +64,7 @@ pub fn plan(desired: &Desired, facts: &Facts, observed: &Observed) -> Result<Pla
     job.sessions()?;
     job.free_port()?;
     job.host_keys()?;
-    let (opened, tree) = job.open()?;
+    let (opened, tree) = job.open(opening, differences.is_empty())?;
     planned.changes.extend(opened);
     planned.changes.extend(job.start(&job.while_both()));
     planned.changes.extend(job.tighten(&tree, differences)?);
@@ -88,13 +88,19 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Everything of the settings that is not as wanted, naming who says otherwise.
-    fn differences(&self) -> Vec<Difference> {
-        let mut out: Vec<Difference> = Vec::new();
+    /// Everything of the settings that is not as wanted, naming who says otherwise: what is to be opened, and the rest.
+    fn differences(&self) -> (Vec<Difference>, Vec<Difference>) {
+        let openings = self.openings();
+        let (mut opening, mut out): (Vec<Difference>, Vec<Difference>) = (Vec::new(), Vec::new());
         for setting in &self.settings {
             let key = setting.key();
             let have = self.observed.effective.get(&key).unwrap_or("(unknown)");
             let mut wrong = (!setting.is_met(have)).then(|| self.whose(have, &key));
+            if openings.contains(setting)
+                && let Some(have) = wrong.take()
+            {
+                add(&mut opening, setting, have);
+            }
             if let Some(entry) = self.loosened.iter().find(|entry| !entry.beaten && entry.setting == *setting) {
                 let item = &entry.item;
                 let text = format!("{} (Match {}, {})", item.directive.args.join(" "), item.condition(), item.place());
@@ -107,13 +113,10 @@ impl Job<'_> {
                 }
             }
             if let Some(have) = wrong {
-                let path = format!("ssh.{}", setting.field);
-                if !out.iter().any(|difference| difference.path == path && difference.have == have) {
-                    out.push(Difference::new(path, setting.value.clone(), have));
-                }
+                add(&mut out, setting, have);
             }
         }
-        out
+        (opening, out)
     }
 
     /// A value with the line that it comes from.
@@ -220,36 +223,47 @@ impl Job<'_> {
         Some(change)
     }
 
-    /// Settings that open a method which is off: the proof of the new door may need them.
-    fn openings(&self) -> Vec<Setting> {
-        let off = |setting: &&Setting| {
-            setting.value == "yes" && self.observed.effective.get(&setting.key()).is_some_and(|have| have == "no")
+    /// Settings that are stricter now than asked for. They open, so the plan must not call them closing; and the proof
+    /// of the new door may need them.
+    pub(super) fn openings(&self) -> Vec<Setting> {
+        let stricter = |setting: &&Setting| {
+            let have = self.observed.effective.get(&setting.key());
+            have.is_some_and(|have| !setting.is_met(have) && (setting.value == "yes" || setting.allows(have)))
         };
-        self.settings.iter().filter(off).cloned().collect()
+        self.settings.iter().filter(stricter).cloned().collect()
     }
 
-    /// The additive stage: the new port beside the old ones, and what was off. Gives back the tree that it leaves.
-    fn open(&self) -> Result<(Option<Change>, Tree)> {
+    /// The additive stage: the new port beside the old ones, and what was shut. `last`: no setting is left for the
+    /// subtractive one. Gives back the tree that it leaves.
+    fn open(&self, differences: Vec<Difference>, last: bool) -> Result<(Option<Change>, Tree)> {
         let openings = self.openings();
-        if !self.ports.moves && !self.socket_moves() && openings.is_empty() {
+        let moves = self.ports.moves || self.socket_moves();
+        if !moves && openings.is_empty() {
             return Ok((None, self.observed.tree.clone()));
         }
-        let asked: Vec<String> = openings.iter().map(Setting::key).collect();
-        let mut own: Own = candidate::carried(self.observed, &asked, self.facts)?;
-        own.ports.clone_from(&self.ports.both);
-        own.set(&openings);
-        let tree = candidate::compose(self.observed, self.layout, &own, &[])?;
-        let all = self.while_both();
-        let summary = match self.wanted_port() {
-            Some(port) if self.ports.moves || self.socket_moves() => {
-                format!("listen on port {port} beside {}", join(&self.present()))
-            }
-            _ => format!("turn on {}", openings.iter().map(|s| s.keyword).collect::<Vec<_>>().join(", ")),
+        let (mut own, silenced): (Own, _) = if last && !openings.is_empty() {
+            self.last()?
+        } else {
+            let asked: Vec<String> = openings.iter().map(Setting::key).collect();
+            let mut own = candidate::carried(self.observed, &asked, self.facts)?;
+            own.set(&openings);
+            (own, Vec::new())
         };
-        let mut change = Change::new(Sshd::NAME, "sshd:open", summary, Stage::Additive, Risk::Access);
-        if let Some(port) = self.wanted_port().filter(|_| self.ports.moves || self.socket_moves()) {
+        own.ports.clone_from(&self.ports.both);
+        let tree = candidate::compose(self.observed, self.layout, &own, &silenced)?;
+        let all = self.while_both();
+        let listen = self
+            .wanted_port()
+            .filter(|_| moves)
+            .map(|port| (port, format!("listen on port {port} beside {}", join(&self.present()))));
+        let allow = openings.iter().map(allowed).collect::<Vec<_>>().join(", ");
+        let allow = (!openings.is_empty()).then(|| format!("allow {allow}"));
+        let summary: Vec<String> = listen.iter().map(|(_, text)| text.clone()).chain(allow).collect();
+        let mut change = Change::new(Sshd::NAME, "sshd:open", summary.join(", "), Stage::Additive, Risk::Access);
+        if let Some((port, _)) = listen {
             change.differences.push(Difference::new("ssh.port", port.to_string(), join(&self.present())));
         }
+        change.differences.extend(differences);
         let wish = Wish { settings: &openings, ports: self.port_lines(&tree), port: self.port() };
         change.gates = gates(self.observed, &tree, &wish, self.facts);
         candidate::steps(&mut change, self.observed, &self.observed.tree, &tree);
@@ -257,11 +271,17 @@ impl Job<'_> {
         Ok((Some(change), tree))
     }
 
+    /// keyward's file for the end, and the lines of others that go out of force with it.
+    fn last(&self) -> Result<(Own, Vec<(String, usize)>)> {
+        let silenced = candidate::to_silence(&self.observed.tree, &self.loosened, self.facts);
+        let own =
+            candidate::final_own(self.observed, &self.settings, &self.loosened, &silenced, self.facts, &self.ports)?;
+        Ok((own, silenced))
+    }
+
     /// The subtractive stage: everything asked for, and only the wanted port.
     fn tighten(&self, before: &Tree, differences: Vec<Difference>) -> Result<Vec<Change>> {
-        let mut silenced = candidate::to_silence(&self.observed.tree, &self.loosened, self.facts);
-        let mut own =
-            candidate::final_own(self.observed, &self.settings, &self.loosened, &silenced, self.facts, &self.ports)?;
+        let (mut own, mut silenced) = self.last()?;
         let mut changes = Vec::new();
         let mut tree = before.clone();
         let moves = self.ports.moves || self.socket_moves();
@@ -344,6 +364,14 @@ impl Job<'_> {
     }
 }
 
+/// Adds a difference once: two keywords may be one field.
+fn add(differences: &mut Vec<Difference>, setting: &Setting, have: String) {
+    let path = format!("ssh.{}", setting.field);
+    if !differences.iter().any(|difference| difference.path == path && difference.have == have) {
+        differences.push(Difference::new(path, setting.value.clone(), have));
+    }
+}
+
 fn beaten(place: &str, what: &str) -> Failure {
     Failure::refused(place, format!("the command line of sshd sets {what}"))
         .why("options of the command line beat the configuration file, and a reload keeps them")
@@ -354,6 +382,17 @@ fn join(ports: &[u16]) -> String {
     ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// What a setting that opens lets in.
+fn allowed(setting: &Setting) -> String {
+    match (setting.field, setting.value.as_str()) {
+        ("permit_root_login", "yes") => "root login".to_owned(),
+        ("permit_root_login", "prohibit-password") => "root by key".to_owned(),
+        ("password_authentication", _) => "passwords".to_owned(),
+        ("pubkey_authentication", _) => "keys".to_owned(),
+        (_, value) => format!("{} {value}", setting.keyword),
+    }
+}
+
 /// One line for the plan.
 fn summary(differences: &[Difference]) -> String {
     let mut parts: Vec<String> = Vec::new();
@@ -361,7 +400,7 @@ fn summary(differences: &[Difference]) -> String {
         let field = difference.path.strip_prefix("ssh.").unwrap_or(&difference.path);
         let part = match (field, difference.want.as_str()) {
             ("permit_root_login", "no") => "refuse root".to_owned(),
-            ("permit_root_login", _) => "refuse root by password".to_owned(),
+            ("permit_root_login", "prohibit-password") => "refuse root by password".to_owned(),
             ("password_authentication", "no") => "refuse passwords".to_owned(),
             ("kbd_interactive_authentication", "no") => "refuse keyboard-interactive".to_owned(),
             ("modern_algorithms", _) => "offer modern algorithms only".to_owned(),
