@@ -194,12 +194,27 @@ fn a_plan_says_what_it_opens() {
     let said = "PermitRootLogin yes, PasswordAuthentication yes";
     assert!(told.contains("5 allow root login, passwords [way in]"), "{told}");
     assert!(told.contains(&format!("! sshd: opens what is shut: {said}")), "{told}");
+    assert!(told.contains("before port 2022: root refused; other accounts by key"), "{told}");
+    let after = "after port 2022: deploy by key, sudo without password; root by key or password (1 key); \
+                 other accounts by key or password";
+    assert!(told.contains(after), "{told}");
     // Root by key is more than no root at all, and a new port is said beside it.
     let some = "port: 2222, permit_root_login: prohibit-password";
     let Some(told) = plan_on_a_hardened_host(name, some) else { return };
     assert!(!told.contains("refuse root"), "{told}");
     assert!(told.contains("listen on port 2222 beside 2022, allow root by key [way in]"), "{told}");
     assert!(told.contains("! sshd: opens what is shut: PermitRootLogin prohibit-password"), "{told}");
+}
+
+/// Who stays is told as well as who comes.
+#[test]
+fn a_plan_says_who_else_still_gets_in() {
+    let name = "a_plan_says_who_else_still_gets_in";
+    let shut = "port: 2222, permit_root_login: \"no\", password_authentication: false";
+    let Some(told) = plan_on_a_hardened_host(name, shut) else { return };
+    let after = "after port 2222: deploy by key, sudo without password; other accounts by key; root refused; \
+                 passwords refused";
+    assert!(told.contains(after), "{told}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::types::{AbsPath, UserName};
 
 use super::after::After;
 use super::model::{from_address, tries, ways};
+use super::stays::stay;
 
 /// What notes of this check are about; the report gives them a heading of their own.
 pub const ABOUT: &str = "access";
@@ -45,8 +46,8 @@ pub struct Present {
 const TRIES: u32 = 3;
 
 /// What sshd does now, as far as it can be told without knowing the client.
-#[derive(Debug, PartialEq, Eq)]
-struct Door {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Door {
     ports: Vec<String>,
     root: String,
     passwords: bool,
@@ -69,7 +70,10 @@ impl AccessCheck for WaysIn {
         if touched {
             let before = door(facts, probe);
             notes.push(Note::info(ABOUT, format!("before  {}", before_text(before.as_ref(), facts.sshd_mode, probe))));
-            notes.push(Note::info(ABOUT, format!("after   {}", after_text(promises, before.as_ref()))));
+            let after = After::new(probe, changes, promises)?;
+            let names: Vec<String> = admins.iter().map(|(user, _)| user.as_str().to_owned()).collect();
+            let stay = stay(&names, door_after(&after, before.as_ref()).as_ref(), facts, &after);
+            notes.push(Note::info(ABOUT, format!("after   {}", after_text(promises, before.as_ref(), &stay))));
             notes.extend(console(changes, probe)?);
             notes.extend(self.afterwards(promises, changes, facts, probe, closes && !waits)?);
             if !closes && !waits {
@@ -268,12 +272,29 @@ fn door(facts: &Facts, probe: &dyn Probe) -> Option<Door> {
         SshdMode::Socket => socket_ports(probe).ok()?,
         _ => effective.ports(),
     };
-    let yes = |keyword| effective.is(keyword, "yes");
-    Some(Door {
-        ports: ports.iter().map(u16::to_string).collect(),
-        root: effective.get("permitrootlogin").unwrap_or_default().to_ascii_lowercase(),
-        passwords: yes("passwordauthentication") || yes("kbdinteractiveauthentication"),
-    })
+    Some(Door::new(&effective, &ports))
+}
+
+impl Door {
+    const fn by(&self) -> &'static str {
+        if self.passwords { "key or password" } else { "key" }
+    }
+
+    fn new(effective: &Effective, ports: &[u16]) -> Self {
+        let yes = |keyword| effective.is(keyword, "yes");
+        Self {
+            ports: ports.iter().map(u16::to_string).collect(),
+            root: effective.get("permitrootlogin").unwrap_or_default().to_ascii_lowercase(),
+            passwords: yes("passwordauthentication") || yes("kbdinteractiveauthentication"),
+        }
+    }
+}
+
+/// What the plan's own candidate says; the door of now where the plan leaves sshd's files alone.
+fn door_after(after: &After<'_>, before: Option<&Door>) -> Option<Door> {
+    let Some(asked) = after.ask_sshd(None) else { return before.cloned() };
+    let effective = Effective::parse(&asked.ok().filter(Output::ok)?.stdout);
+    Some(Door::new(&effective, &effective.ports()))
 }
 
 fn before_text(door: Option<&Door>, mode: SshdMode, probe: &dyn Probe) -> String {
@@ -283,14 +304,16 @@ fn before_text(door: Option<&Door>, mode: SshdMode, probe: &dyn Probe) -> String
         SshdMode::Service | SshdMode::Socket => {}
     }
     let Some(door) = door else { return "unknown: sshd does not tell its configuration".to_owned() };
-    let by = if door.passwords { "key or password" } else { "key" };
-    let keys = root_keys(probe);
-    let root = match (door.root.as_str(), keys) {
+    format!("port {}: {}; other accounts by {}", door.ports.join(", "), root_text(door, probe), door.by())
+}
+
+/// What root may do at a door.
+pub(super) fn root_text(door: &Door, probe: &dyn Probe) -> String {
+    match (door.root.as_str(), root_keys(probe)) {
         ("no", _) => "root refused".to_owned(),
-        ("yes", keys) => format!("root by {by} ({keys})"),
+        ("yes", keys) => format!("root by {} ({keys})", door.by()),
         (_, keys) => format!("root by key ({keys})"),
-    };
-    format!("port {}: {root}; other accounts by {by}", door.ports.join(", "))
+    }
 }
 
 fn root_keys(probe: &dyn Probe) -> String {
@@ -310,7 +333,8 @@ fn root_keys(probe: &dyn Probe) -> String {
     }
 }
 
-fn after_text(promises: &[Promise], before: Option<&Door>) -> String {
+/// `stay`: who gets in beside the promised administrators.
+fn after_text(promises: &[Promise], before: Option<&Door>, stay: &[String]) -> String {
     let ports: Vec<String> = promises
         .iter()
         .filter_map(|promise| match promise {
@@ -326,6 +350,7 @@ fn after_text(promises: &[Promise], before: Option<&Door>) -> String {
             format!("{} by key, {sudo}", user.as_str())
         })
         .collect();
+    parts.extend_from_slice(stay);
     let refused = promises.iter().find_map(|promise| match promise {
         Promise::RootRefused { entirely: true } => Some("root refused"),
         Promise::RootRefused { entirely: false } => Some("root by key only"),
@@ -429,10 +454,10 @@ mod tests {
             Promise::RootRefused { entirely: true },
             Promise::PasswordsRefused,
         ];
-        let text = after_text(&promises, None);
+        let text = after_text(&promises, None, &[]);
         assert_eq!(text, "port 2222: deploy by key, sudo without password; root refused; passwords refused");
         let before = Door { ports: vec!["22".into()], root: "yes".into(), passwords: true };
-        assert_eq!(after_text(&[], Some(&before)), "port 22: as before");
+        assert_eq!(after_text(&[], Some(&before), &[]), "port 22: as before");
     }
 
     #[test]

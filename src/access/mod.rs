@@ -10,6 +10,7 @@ mod look;
 mod model;
 mod pam;
 mod place;
+mod stays;
 mod sudo;
 
 pub use after::After;
