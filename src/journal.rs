@@ -34,7 +34,8 @@ pub enum Undo {
         actor: Actor,
         /// What stood there.
         image: Image,
-        /// Digest of what the step leaves, to notice later edits; `None` when it leaves nothing.
+        /// Digest of what the step leaves, or of what may come there without being an edit, to notice later edits;
+        /// `None` when it leaves nothing.
         left: Option<String>,
         /// What else the step leaves; `None` in journals that did not keep it, and where it leaves nothing.
         #[serde(default)]

@@ -689,6 +689,36 @@ fn keyward_tree(tree: &Path) -> String {
     finish(find, b"").ok().stdout
 }
 
+/// Debian's sudo leaves an empty file in the home of who uses it first. A rollback takes it away with the home, and the
+/// same playbook applies again; what the account wrote itself stays, and the home with it.
+#[test]
+fn a_home_with_the_mark_of_sudo_goes_with_its_account() {
+    let Some(bed) = Bed::new("a_home_with_the_mark_of_sudo_goes_with_its_account", "bookworm") else { return };
+    let job = "version: 1\nusers:\n  - { name: ops, groups: [ sudo ], password: locked, sudo: { nopasswd: true } }\n";
+    bed.plant("/root/ops.yml", job.as_bytes(), 0o600, (0, 0));
+    let apply = || {
+        let applied = bed.keyward(&["apply", "--yes", ACCEPT, "/root/ops.yml", "--format", "json"]);
+        assert_eq!(applied.code, 0, "{applied:?}");
+        bed.sh("su ops -c 'sudo -n true' && test -f /home/ops/.sudo_as_admin_successful").ok();
+        let run = |event: &Event| if let Event::Started { run } = event { Some(run.clone()) } else { None };
+        events(&applied).iter().find_map(run).unwrap()
+    };
+    for _ in 0..2 {
+        let undone = bed.keyward(&["rollback", &apply(), "--yes", ACCEPT]);
+        assert_eq!(undone.code, 0, "{undone:?}");
+        assert!(!undone.stderr.contains("somebody else edited"), "{undone:?}");
+        assert_eq!(bed.sh("getent passwd ops; ls -d /home/ops").stdout, "");
+    }
+    let run = apply();
+    bed.sh("su ops -c 'echo mine >/home/ops/.sudo_as_admin_successful'").ok();
+    let refused = bed.keyward(&["rollback", &run, "--yes", ACCEPT]);
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert!(refused.stderr.contains("/home/ops/.sudo_as_admin_successful: edited since"), "{refused:?}");
+    bed.sh("su ops -c ': >/home/ops/.sudo_as_admin_successful; touch /home/ops/work'").ok();
+    bed.keyward(&["rollback", &run, "--yes", ACCEPT]).ok();
+    bed.sh("test -f /home/ops/work").ok();
+}
+
 /// A host without sshd is asked nothing about SSH, and its accounts and sudo are set up all the same.
 #[test]
 fn accounts_and_sudo_need_no_sshd() {

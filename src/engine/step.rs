@@ -61,7 +61,9 @@ pub fn undo_of(step: &Step, host: &dyn Host) -> Result<Undo> {
         }
         Step::Remove { path, actor } => {
             let (path, actor, image) = (path.clone(), actor.clone(), host.capture(path, actor)?);
-            Undo::Restore { path, actor, image, left: None, marks: None }
+            // Where nothing was to remove, an empty file that comes later is no edit: there is nothing of it to lose.
+            let left = (image == Image::Absent).then(|| digest(b""));
+            Undo::Restore { path, actor, image, left, marks: None }
         }
         Step::Restore { path, actor, image } => {
             let left = match image {

@@ -202,11 +202,18 @@ impl WayBack {
         for undo in made.undos.iter().rev() {
             match undo {
                 Undo::Restore { path, actor, image, .. } => {
-                    let Some((what, content)) = left.paths.get(path) else { continue };
+                    let restore = Step::Restore { path: path.clone(), actor: actor.clone(), image: image.clone() };
+                    let Some((what, content)) = left.paths.get(path) else {
+                        // It may come until the directory goes, which could not go then.
+                        change
+                            .steps
+                            .extend(Some(restore).filter(|_| *image == Image::Absent && goes(path, made, left)));
+                        continue;
+                    };
                     pending = true;
                     change.differences.push(Difference::new(path.as_str(), described(image), what));
                     change.diffs.extend(diff(path, content, image));
-                    change.steps.push(Step::Restore { path: path.clone(), actor: actor.clone(), image: image.clone() });
+                    change.steps.push(restore);
                 }
                 Undo::Account { edits } if left.accounts => {
                     pending = true;
@@ -312,6 +319,14 @@ struct Left<'a> {
     kept: Vec<&'a AbsPath>,
     /// True: the user databases differ.
     accounts: bool,
+}
+
+/// True when `path` is below a directory that the undo of its change takes away.
+fn goes(path: &AbsPath, made: &Made, left: &Left<'_>) -> bool {
+    made.undos.iter().any(|undo| {
+        matches!(undo, Undo::Restore { path: above, image: Image::Absent, .. }
+            if path.is_within(above) && left.paths.contains_key(above))
+    })
 }
 
 enum State {

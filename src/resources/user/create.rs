@@ -320,6 +320,10 @@ fn ours_to_give(name: &str, home: &AbsPath, found: &Home) -> Result<()> {
     Ok(())
 }
 
+/// The empty file that Debian's sudo leaves in the home of a member of the group sudo or admin at the first use
+/// (sudoers(5), `admin_flag`).
+const SUDO_MARK: &str = ".sudo_as_admin_successful";
+
 /// The home, and the skeleton in the name of its new owner.
 pub fn home_steps(desired: &Desired, observed: &Observed, uid: u32, gid: u32) -> Result<Vec<Step>> {
     let name = desired.name.as_str();
@@ -355,6 +359,10 @@ pub fn home_steps(desired: &Desired, observed: &Observed, uid: u32, gid: u32) ->
     for thing in &observed.skeleton {
         let Ok(path) = home.join(&thing.name) else { continue };
         steps.push(Step::Put { path, actor: Actor::User(desired.name.clone()), node: thing.node.clone() });
+    }
+    // Nothing is there yet; but an undo makes that so again, and the home can go.
+    if let Ok(path) = home.join(SUDO_MARK) {
+        steps.push(Step::Remove { path, actor: Actor::User(desired.name.clone()) });
     }
     Ok(steps)
 }
