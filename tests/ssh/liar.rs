@@ -138,19 +138,20 @@ impl server::Handler for Peer {
                 }
                 1 => {
                     let text = String::from_utf8_lossy(&self.input).into_owned();
-                    let Some(words) = text.lines().next().filter(|_| text.ends_with("\"$@\"\n")) else { return Ok(()) };
+                    // A shell that only shows that it is root's.
+                    if text == "[ \"$(id -u)\" = 0 ]\n" {
+                        session.exit_status_request(id, 0)?;
+                        session.close(id)?;
+                        return Ok(());
+                    }
+                    let first = text.lines().find(|line| line.starts_with("set -- "));
+                    let Some(words) = first.filter(|_| text.ends_with("\"$@\"\n")) else { return Ok(()) };
                     self.seen.lock().unwrap().started.push(words.to_owned());
                     let words: Vec<&str> = words.split('\'').skip(1).step_by(2).collect();
                     self.verb = words.get(4).copied().unwrap_or_default().to_owned();
                     self.input.clear();
-                    session.data(id, format!("arch {}\n", std::env::consts::ARCH).into_bytes())?;
-                    self.stage = 2;
-                }
-                2 => {
-                    if self.line().is_none() {
-                        return Ok(());
-                    }
-                    session.data(id, b"file have\nstart now\n".to_vec())?;
+                    let had = format!("arch {}\nfile have\nstart now\n", std::env::consts::ARCH);
+                    session.data(id, had.into_bytes())?;
                     self.stage = 3;
                 }
                 3 => {

@@ -139,7 +139,7 @@ fn one_command(suite: &str) {
     let place = format!("deploy@{}:2222", pair.host.address);
     assert_eq!(apply.stdout.matches(&format!("proven   L3 login as {place}")).count(), 2, "{}", said(&apply));
     assert!(words(&apply).contains("the host says: L3: deploy by publickey through port 2222"), "{}", said(&apply));
-    assert!(apply.stdout.contains(&format!("next: keyward --host {place} show")), "{}", said(&apply));
+    assert!(words(&apply).contains(&format!("next: keyward --host {place} show")), "{}", said(&apply));
     let reply = pair.host.login("deploy", 2222);
     assert!(reply.ok && reply.stdout == "deploy\n0\n", "{reply:?}");
     assert_eq!(pair.host.login("root", 2222).stage, Stage::Auth);
@@ -279,7 +279,7 @@ fn a_host_whose_sshd_logs_nothing() {
     pair.host.sh("echo 'LogLevel QUIET' >/etc/ssh/sshd_config.d/10-quiet.conf; systemctl reload ssh").ok();
     let apply = pair.first("apply --yes first.yml");
     assert_eq!(apply.code, 0, "{}", said(&apply));
-    assert!(apply.stdout.contains("L3: deploy by publickey through port 2222"), "{}", said(&apply));
+    assert!(words(&apply).contains("L3: deploy by publickey through port 2222"), "{}", said(&apply));
 }
 
 /// The host's own proof comes from no address that is let in; this side does.

@@ -51,10 +51,11 @@ impl LoginArgs {
         self.password.iter().chain(&self.sudo_password).filter_map(number).collect()
     }
 
-    /// What has to be typed again for the next command to get in, each with a blank before it.
-    pub fn again(&self) -> String {
+    /// What has to be typed again for the next command to get in, each with a blank before it; `passwords`: where the
+    /// login's comes from, too.
+    pub fn again(&self, passwords: bool) -> String {
         let keys = self.login_key.iter().map(|file| ("--login-key", file.display().to_string()));
-        let password = self.password.iter().map(|source| ("--password", source.typed()));
+        let password = self.password.iter().filter(|_| passwords).map(|source| ("--password", source.typed()));
         let sudo = self.sudo_password.iter().map(|source| ("--sudo-password", source.typed()));
         let pins = self.host_key.iter().map(|pin| ("--host-key", pin.clone()));
         let others =
@@ -115,7 +116,7 @@ mod tests {
             accept_new: true,
             ..LoginArgs::default()
         };
-        assert_eq!(login.again(), " --login-key '/k 1' --sudo-password 'command:pass it'");
+        assert_eq!(login.again(true), " --login-key '/k 1' --sudo-password 'command:pass it'");
     }
 
     #[test]

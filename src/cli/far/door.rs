@@ -118,7 +118,10 @@ impl<'a> Door<'a> {
 
     /// keyward for this host, or another place of it, as it is typed to get in again.
     pub fn command(&self, place: &Destination) -> String {
-        format!("keyward --host {}{}", quoted(&place.to_string()), self.login.again())
+        // A password is the typed account's; the others come by their keys.
+        let user = place.user.as_ref();
+        let passwords = user.is_none() || user == self.typed.user.as_ref();
+        format!("keyward --host {}{}", quoted(&place.to_string()), self.login.again(passwords))
     }
 
     /// Asks for the passphrases of the administrators' keys before anything waits for them.

@@ -134,6 +134,8 @@ impl<'a> Proof<'a> {
             Event::Armed { run, nonce, window_ms, .. } if self.armed.is_none() => {
                 let window = Duration::from_millis(*window_ms).min(self.window);
                 self.armed = Some(Armed { run: run.clone(), nonce: nonce.clone(), window, at: Instant::now() });
+                // A host that did not ask before.
+                self.signals = self.signals.take().or_else(|| Signals::hold_once().ok());
             }
             // One that was cancelled meanwhile opens nothing that this side would wait for.
             Event::Opened { run } if self.armed.as_ref().is_some_and(|armed| armed.run == *run) => {
