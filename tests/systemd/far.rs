@@ -158,7 +158,7 @@ fn one_command(suite: &str) {
     );
     assert_eq!(before, pair.host.sh(look).stdout);
     let history = pair.keyward(&format!("--host {place} history"));
-    assert!(history.code == 0 && history.stdout.contains("(exit 0)"), "{}", said(&history));
+    assert!(history.code == 0 && words(&history).contains("(exit 0)"), "{}", said(&history));
 
     // No sink shows a password.
     let script = "! grep -rlF -e 'canary of root' /var/log /var/lib/keyward /var/lib/keyward-agent /run/keyward /etc 2>/dev/null \
@@ -259,7 +259,7 @@ fn the_controller_is_killed_or_cut_off() {
         }
         pair.as_before(&blank);
         let history = pair.first("history");
-        assert!(history.stdout.contains("(exit 3)"), "{}", said(&history));
+        assert!(words(&history).contains("(exit 3)"), "{}", said(&history));
     }
     // Killed once the decision was sent, the run holds.
     pair.laptop.sh("iptables -F OUTPUT").ok();
@@ -268,7 +268,7 @@ fn the_controller_is_killed_or_cut_off() {
     pair.laptop.sh("pkill -KILL -x keyward").ok();
     pair.until("the run has ended", 60, || pair.is_quiet());
     let history = pair.keyward(&format!("--host deploy@{}:2222 history", pair.host.address));
-    assert!(history.stdout.contains("(exit 0)"), "{}", said(&history));
+    assert!(words(&history).contains("(exit 0)"), "{}", said(&history));
     assert_ne!(pair.host.door(22), Door::Open);
 }
 
