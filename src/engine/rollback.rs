@@ -9,7 +9,7 @@ use crate::change::{Action, Note, Stage};
 use crate::error::{Failure, Kind, Result};
 use crate::host::ledger::Ledger;
 use crate::host::shelf::Shelf;
-use crate::host::{Host, Image};
+use crate::host::{Actor, Host, Image};
 use crate::journal::{self, Journal, Marks, Record, Undo};
 use crate::outcome::{Event, Exit, Sink};
 use crate::types::AbsPath;
@@ -171,7 +171,7 @@ fn once(
     let records = journal.records();
     let list = made(&records);
     let known = Known::of(&list);
-    for change in list.iter().rev().filter(|change| !change.undone) {
+    for (at, change) in list.iter().enumerate().rev().filter(|(_, change)| !change.undone) {
         if scope == Scope::Temporary && change.stage.is_some() {
             continue;
         }
@@ -179,7 +179,8 @@ fn once(
             sink.event(Event::Note { note: Note::warning(change.key.clone(), text.clone()) });
             remains.told.push(text);
         }
-        let (failures, kept) = undo_change(change, machine, host, &mut remains.disabled);
+        let older = list.get(..at).unwrap_or_default();
+        let (failures, kept) = undo_change(change, older, machine, host, &mut remains.disabled);
         let texts = failures.iter().map(Failure::line).collect();
         // A record that cannot be written must not stop the undo: a second rollback does the same again, harmlessly.
         let _ = journal.note(&Record::Undone { key: change.key.clone(), failures: texts });
@@ -260,14 +261,29 @@ fn described(image: &Image) -> String {
     }
 }
 
+/// True for a path below a directory that an older change of the run made, and that is gone again: an undo whose records
+/// could not be written has come further than the journal tells.
+fn is_gone(path: &AbsPath, older: &[Made], host: &dyn Host) -> bool {
+    older.iter().flat_map(|made| &made.undos).any(|undo| match undo {
+        Undo::Restore { path: dir, image: Image::Absent, .. }
+            if dir != path && path.as_path().starts_with(dir.as_path()) =>
+        {
+            matches!(host.meta(dir, &Actor::Root), Ok(None))
+        }
+        _ => false,
+    })
+}
+
 fn undo_change(
     change: &Made,
+    older: &[Made],
     machine: Machine,
     host: &dyn Host,
     disabled: &mut Vec<String>,
 ) -> (Vec<Failure>, Vec<String>) {
     let (mut failures, mut kept) = (Vec::new(), Vec::new());
-    for undo in change.undos.iter().rev() {
+    let gone = |undo: &&Undo| matches!(undo, Undo::Restore { path, .. } if is_gone(path, older, host));
+    for undo in change.undos.iter().rev().filter(|undo| !gone(undo)) {
         match step::take_back(undo, host) {
             Ok(TakenBack::Whole) => {}
             Ok(TakenBack::Kept(why)) => kept.push(why),
@@ -441,7 +457,7 @@ mod tests {
     use crate::host::ledger::MemoryLedger;
     use crate::host::memory::{Entry, MemoryHost, World};
     use crate::host::shelf::MemoryShelf;
-    use crate::host::{Actor, Node, Owner};
+    use crate::host::{Node, Owner};
 
     /// A change of these keys and what its undo puts back, or that it was undone, and whether that went well.
     fn told(lines: &[(&str, &[(&str, Image)], Option<bool>)]) -> Vec<Record> {
