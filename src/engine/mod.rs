@@ -8,6 +8,7 @@ pub mod guard;
 pub mod last_resort;
 mod limited;
 mod live_account;
+mod older;
 mod rollback;
 mod step;
 mod tree;
