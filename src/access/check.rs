@@ -75,9 +75,9 @@ impl AccessCheck for WaysIn {
             let stay = stay(&names, door_after(&after, before.as_ref()).as_ref(), facts, &after);
             notes.push(Note::info(ABOUT, format!("after   {}", after_text(promises, before.as_ref(), &stay))));
             notes.extend(console(changes, probe)?);
-            notes.extend(self.afterwards(promises, changes, facts, probe, closes && !waits)?);
+            notes.extend(self.afterwards(&names, changes, facts, &after, closes && !waits)?);
             if !closes && !waits {
-                self.enough_remain(promises, changes, facts, probe)?;
+                self.enough_remain(changes, facts, &after)?;
             }
         }
         Ok(notes)
@@ -123,19 +123,17 @@ impl WaysIn {
     /// model cannot tell is proven by a login before anything closes.
     fn afterwards(
         &self,
-        promises: &[Promise],
+        names: &[String],
         changes: &[Change],
         facts: &Facts,
-        probe: &dyn Probe,
+        after: &After<'_>,
         closes: bool,
     ) -> Result<Vec<Note>> {
-        let names: Vec<String> = admins(promises).iter().map(|(user, _)| user.as_str().to_owned()).collect();
         // No names would mean every account.
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let after = After::new(probe, changes, promises)?;
-        let ways = ways(facts, probe, Some(&after), &names)?;
+        let ways = ways(facts, after.now(), Some(after), names)?;
         if ways.doors.is_empty() {
             return Ok(Vec::new());
         }
@@ -157,7 +155,7 @@ impl WaysIn {
             notes.extend(soon.map(|text| Note::warning(ABOUT, text)));
         }
         if changes.iter().any(|change| change.resource == "sshd")
-            && let Some(tries) = tries(facts, &after)?.filter(|tries| *tries < TRIES)
+            && let Some(tries) = tries(facts, after)?.filter(|tries| *tries < TRIES)
         {
             let text = format!(
                 "MaxAuthTries {tries}: a client that offers more keys is cut off before the right one; \
@@ -165,26 +163,25 @@ impl WaysIn {
             );
             notes.push(Note::warning(ABOUT, text));
         }
-        notes.extend(self.operator(&names, facts, &after)?);
+        notes.extend(self.operator(names, facts, after)?);
         Ok(notes)
     }
 
     /// A plan that closes no door but takes keys, sudo or a password away must leave as many administrators as the
     /// playbook asks for, of whatever name; only what is certain refuses.
-    fn enough_remain(&self, promises: &[Promise], changes: &[Change], facts: &Facts, probe: &dyn Probe) -> Result<()> {
+    fn enough_remain(&self, changes: &[Change], facts: &Facts, after: &After<'_>) -> Result<()> {
         if !changes.iter().any(|change| change.stage == Stage::Subtractive && change.risk == Risk::Access) {
             return Ok(());
         }
         let gets_in = |account: &&Account| {
             account.ssh != Proven::No && account.root != Proven::No && account.limited_to.is_none()
         };
-        let after = After::new(probe, changes, promises)?;
-        let then = ways(facts, probe, Some(&after), &[])?;
+        let then = ways(facts, after.now(), Some(after), &[])?;
         let left = then.accounts.iter().filter(gets_in).count();
         if then.doors.is_empty() || left >= self.at_least {
             return Ok(());
         }
-        let now = ways(facts, probe, None, &[])?;
+        let now = ways(facts, after.now(), None, &[])?;
         let before: Vec<&Account> = now.accounts.iter().filter(gets_in).collect();
         if before.len() <= left {
             return Ok(());

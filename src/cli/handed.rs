@@ -3,15 +3,17 @@
 
 use std::fs;
 use std::io::{BufRead as _, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Result};
+use crate::host::shelf::{Parents, private_dir};
 use crate::outcome::Event;
 use crate::report::Report;
 use crate::resource::LoadedFile;
+use crate::types::AbsPath;
 
 use super::state;
 
@@ -19,7 +21,7 @@ use super::state;
 pub const PROTOCOL: u32 = 1;
 /// The hidden option.
 pub const OPTION: &str = "--handed";
-/// Its value: from standard input. Otherwise it names a file, which is removed once it was read.
+/// Its value: from standard input. Otherwise it is the name of a file in [`state::RUN`], which is removed once it was read.
 pub const STDIN: &str = "-";
 /// How files begin that hold what was handed over; the id of who wrote it follows.
 const PREFIX: &str = "handed-";
@@ -50,8 +52,10 @@ pub fn take(from: &str) -> Result<Vec<LoadedFile>> {
         let mut first = std::io::stdin().lock().take(LONGEST);
         first.read_line(&mut line).map_err(|error| broken().why(error))?;
     } else {
-        line = fs::read_to_string(from).map_err(|error| broken().why(error))?;
-        let _ = fs::remove_file(from);
+        // No other file is read, let alone removed, whoever may give words to keyward.
+        let path = kept(owner(from).ok_or_else(broken)?);
+        line = fs::read_to_string(&path).map_err(|error| broken().why(error))?;
+        let _ = fs::remove_file(&path);
     }
     let order: Order = serde_json::from_str(&line).map_err(|error| broken().why(error))?;
     if order.protocol != PROTOCOL {
@@ -70,8 +74,7 @@ pub fn take(from: &str) -> Result<Vec<LoadedFile>> {
 fn sweep() {
     for entry in fs::read_dir(state::RUN).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()) {
+        if name.to_str().and_then(owner).is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()) {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -79,11 +82,16 @@ fn sweep() {
 
 /// No process takes this one's place: what was kept for it goes.
 pub fn forget() {
-    let _ = fs::remove_file(kept());
+    let _ = fs::remove_file(kept(std::process::id()));
 }
 
-fn kept() -> String {
-    format!("{}/{PREFIX}{}", state::RUN, std::process::id())
+/// Who wrote the file of this name.
+fn owner(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.parse().ok()
+}
+
+fn kept(pid: u32) -> String {
+    format!("{}/{PREFIX}{pid}", state::RUN)
 }
 
 /// True in a process that a controller listens to.
@@ -111,15 +119,34 @@ pub fn ask(question: &str) -> String {
 pub fn words() -> Result<Vec<std::ffi::OsString>> {
     let mut words: Vec<_> = std::env::args_os().skip(1).collect();
     let Some(line) = LINE.get() else { return Ok(words) };
-    let path = kept();
+    let pid = std::process::id();
+    let path = kept(pid);
     let failed = |error: std::io::Error| Failure::refused(&path, "cannot be written").why(error);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(state::RUN).map_err(failed)?;
+    private_dir(&AbsPath::fixed(state::RUN), Parents::RootAlone)?;
     let _ = fs::remove_file(&path);
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
     file.write_all(line.as_bytes()).map_err(failed)?;
     let at = words.iter().position(|word| word == OPTION);
     if let Some(value) = at.and_then(|at| words.get_mut(at + 1)) {
-        *value = path.into();
+        *value = format!("{PREFIX}{pid}").into();
     }
     Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_other_file_is_taken_for_what_was_handed_over() {
+        let other = std::env::temp_dir().join(format!("keyward-handed-{}", std::process::id()));
+        std::fs::write(&other, "{\"protocol\":1,\"sources\":[]}").unwrap();
+        let path = other.to_str().unwrap();
+        let up = format!("../..{path}");
+        for from in [path, up.as_str(), "", "handed-", "handed-x", "handed-1/../../../etc/passwd"] {
+            assert!(take(from).is_err(), "{from}");
+        }
+        assert!(other.exists(), "it was removed");
+        std::fs::remove_file(other).unwrap();
+    }
 }

@@ -10,7 +10,7 @@ use super::rollback::Made;
 pub(super) fn forget_what_is_older(undone: &Made, later: &mut [Made]) {
     let put_back = |path: &AbsPath| {
         undone.undos.iter().any(|undo| match undo {
-            Undo::Restore { path: older, image: Image::Absent, .. } => path.as_path().starts_with(older.as_path()),
+            Undo::Restore { path: older, image: Image::Absent, .. } => path.is_within(older),
             Undo::Restore { path: older, .. } => path == older,
             _ => false,
         })
@@ -24,9 +24,7 @@ pub(super) fn forget_what_is_older(undone: &Made, later: &mut [Made]) {
 /// could not be written has come further than the journal tells.
 pub(super) fn is_gone(path: &AbsPath, older: &[Made], host: &dyn Host) -> bool {
     older.iter().flat_map(|made| &made.undos).any(|undo| match undo {
-        Undo::Restore { path: dir, image: Image::Absent, .. }
-            if dir != path && path.as_path().starts_with(dir.as_path()) =>
-        {
+        Undo::Restore { path: dir, image: Image::Absent, .. } if dir != path && path.is_within(dir) => {
             matches!(host.meta(dir, &Actor::Root), Ok(None))
         }
         _ => false,
