@@ -168,6 +168,15 @@ fn one_command(suite: &str) {
         assert!(!said(done).contains("canary of root"), "{}", said(done));
     }
 
+    // An audit log of years comes whole, also where its chain is broken.
+    let years = "cd /var/log/keyward && cp -p audit.jsonl kept && for i in $(seq 2000); do tail -n 2 kept; done >>audit.jsonl \
+                 && stat -c %s audit.jsonl";
+    let long = pair.host.sh(years).ok().stdout;
+    assert!(long.trim().parse::<usize>().unwrap() > 1 << 20, "{long}");
+    let export = pair.keyward(&format!("--host {place} log export"));
+    let kept = pair.host.sh("cd /var/log/keyward && cat audit.jsonl && mv kept audit.jsonl").ok().stdout;
+    assert!(export.stdout == kept && export.code == 7, "{} of {long}: {}", export.stdout.len(), export.stderr);
+
     // Taken back from here: a person confirms through the door that returns.
     let words = format!(
         "cd /root/play; setsid -f keyward --host {place} rollback --yes --confirm-within 60s >/tmp/said 2>&1 </dev/null"

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::far::{Pair, said};
 
 /// Carries bytes with 300 ms of delay each way; each twentieth piece comes a second late, as a lost one does.
-/// Says so where the kernel itself could do it: the one of this machine has no sch_netem.
+/// In a process of its own, as not every kernel has sch_netem.
 const SLOW: &str = r#"
 import os, select, socket, sys, time
 s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
@@ -38,7 +38,7 @@ while ends < 2 or queue:
 #[test]
 fn a_slow_and_lossy_link_still_ends_applied() {
     let Some(pair) = Pair::new("a_slow_and_lossy_link", "bookworm") else { return };
-    println!("netem is not in this kernel (CONFIG_NET_SCH_NETEM): delay and loss come from a ProxyCommand");
+    println!("delay and loss come from a ProxyCommand: no module of the kernel is needed");
     pair.laptop.put("/root/slow.py", SLOW.as_bytes(), "600");
     pair.laptop.put("/root/.ssh/config", b"Host *\n  ProxyCommand python3 /root/slow.py %h %p\n", "600");
     let begun = Instant::now();

@@ -2,7 +2,7 @@
 //! each strike somebody logs in afresh, and all is as before the run, or as applied. A sample by default; every change
 //! with KEYWARD_FAULTS=all.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use keyward::proof::{Door, Stage};
 
@@ -57,14 +57,13 @@ fn strike(pending: &mut Pending, blow: Blow, after: usize) {
     let history = machine.keyward(&["history"]).ok().stdout;
     let last = history.lines().rev().find(|line| line.contains("(exit ")).unwrap_or_default().to_owned();
     if last.contains("(exit 3)") {
-        // The container engine writes some files anew at each start, sudo its mark at the first use.
+        // The container engine writes some files anew at each start.
         let own = |line: &String| {
             let marks = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/.updated", "/var/.updated"];
-            !marks.iter().any(|path| line.ends_with(path) || line.starts_with(path)) && !line.contains("/home/deploy")
+            !marks.iter().any(|path| line.ends_with(path) || line.starts_with(path))
         };
         let only = |lines: Vec<String>| lines.into_iter().filter(own).collect::<Vec<_>>();
         let except: Vec<&str> = EXCEPT.iter().map(|(path, _)| *path).collect();
-        machine.sh("rm -f /home/deploy/.sudo_as_admin_successful; rmdir /home/deploy 2>/dev/null; true").ok();
         same(&only(pending.blank.clone()), &only(machine.files(&except, false)), &what);
         assert_eq!(machine.login("root", 22).stage, Stage::Auth, "{what}: the old door");
     } else {
@@ -94,6 +93,7 @@ fn struck_after_a_change_somebody_gets_in() {
             strikes += 1;
         }
     }
-    println!("{strikes} strikes under systemd, 0 lock-outs, {:?}", begun.elapsed());
-    assert!(begun.elapsed() > Duration::ZERO && strikes >= 2);
+    // Whoever was locked out has failed the test by now.
+    println!("{strikes} strikes under systemd, somebody got in after each, {:?}", begun.elapsed());
+    assert!(strikes >= 2);
 }
