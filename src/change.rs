@@ -164,6 +164,12 @@ pub enum Action {
         /// Sends the signal, such as `systemctl reload`; `None`: keyward sends it itself.
         by: Option<Command>,
     },
+    /// Makes the sessions of these TCP ports known to the firewall, before a rule of it shuts the ports. Where that cannot
+    /// be, it is said, and the run goes on: who is logged in may log in anew.
+    KeepSessions {
+        /// What is about to be shut.
+        ports: Vec<Port>,
+    },
     /// Waits until exactly these TCP ports (of those named) have, or no longer have, a listener.
     AwaitListeners {
         /// Must listen.

@@ -167,9 +167,7 @@ pub fn armed(pending: &Pending) -> Event {
     Event::Armed { run, nonce, until: deadline.wall, window_ms }
 }
 
-/// Tells everybody who is logged in that both doors are open. Not for the reader alone: a firewall that has just come up
-/// takes the first packet of a session that it has never seen for a new connection, and refuses it once the old port is
-/// shut. What a terminal is told now makes its session known while both doors are open.
+/// Tells everybody who is logged in that both doors are open.
 pub fn tell_all(pending: &Pending) {
     wall(&format!("keyward: run {}: both doors are open; the old one is about to close", pending.run));
 }

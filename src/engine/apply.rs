@@ -9,7 +9,7 @@ use jiff::ToSpan as _;
 use jiff::civil::DateTime;
 
 use crate::audit;
-use crate::change::{Action, Change, Plan, Promise, Risk, Stage};
+use crate::change::{Action, Change, Note, Plan, Promise, Risk, Stage};
 use crate::error::{Failure, Result};
 use crate::facts::{Doors, Facts};
 use crate::host::Host;
@@ -287,7 +287,13 @@ impl Run<'_, '_> {
         // What opens may be activated once for several changes; what closes is given no later ones.
         let again = |action: &Action| later.iter().any(|next| next.activation.forward.contains(action));
         for action in change.activation.forward.iter().filter(|action| !again(action)) {
-            step::activate(action, host).map_err(|failure| at(change, failure))?;
+            match step::activate(action, host) {
+                Err(failure) if matches!(action, Action::KeepSessions { .. }) => {
+                    let text = format!("older sessions that say nothing meanwhile may be cut off: {}", failure.line());
+                    self.sink.event(Event::Note { note: Note::warning(&change.resource, text) });
+                }
+                done => done.map_err(|failure| at(change, failure))?,
+            }
         }
         self.journal.note(&Record::Done { key: change.key.clone() })?;
         let (key, summary) = (change.key.clone(), change.summary.clone());

@@ -121,6 +121,7 @@ pub fn activate(action: &Action, host: &dyn Host) -> Result<()> {
             }
         }
         Action::Hangup { pidfile, program, by } => host.hangup(pidfile, program, by.as_ref()),
+        Action::KeepSessions { ports } => host.keep_sessions(ports),
         Action::AwaitListeners { open, closed, deadline_ms } => await_listeners(open, closed, *deadline_ms, host),
     }
 }

@@ -15,7 +15,7 @@ use self::acts::{Way, bytes_of, capture, edited, no_stale_lock, put, remove, res
 use super::rules::{self, Who};
 use super::{AccountEdit, Actor, Command, Host, Image, Listener, Meta, Node, Output, Owner, Probe, Staged, edits};
 use crate::error::{Failure, Result};
-use crate::types::{AbsPath, Proto};
+use crate::types::{AbsPath, Port, Proto};
 
 /// A small stand-in for a program: sees and may change the world.
 type Model = Rc<dyn Fn(&mut World, &Command) -> Output>;
@@ -284,6 +284,11 @@ impl Host for MemoryHost {
             (Some(_), Some(on_hangup)) => on_hangup(&mut world),
             _ => Err(rules::not_running(pidfile, program, "does not run")),
         }
+    }
+
+    fn keep_sessions(&self, _: &[Port]) -> Result<()> {
+        // It has no connections.
+        Ok(())
     }
 }
 

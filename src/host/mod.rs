@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::types::{AbsPath, Proto, UserName};
+use crate::types::{AbsPath, Port, Proto, UserName};
 
 /// Largest file that [`Probe::read`] gives back; a larger one is a failure, never a cut text.
 pub const READ_LIMIT: u64 = 1 << 20;
@@ -407,4 +407,11 @@ pub trait Host: Probe {
     /// # Errors
     /// When no such process runs, `by` fails, or it does not come back within 5 s.
     fn hangup(&self, pidfile: &AbsPath, program: &AbsPath, by: Option<&Command>) -> Result<()>;
+
+    /// Makes the firewall know the established TCP connections to these local ports. It has not seen those begin that are
+    /// older than itself, and takes the next packet of one for a new connection, which a port that was shut refuses.
+    ///
+    /// # Errors
+    /// When one of them cannot be made known; all are tried.
+    fn keep_sessions(&self, ports: &[Port]) -> Result<()>;
 }

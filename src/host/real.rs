@@ -9,6 +9,7 @@ mod place;
 mod process;
 mod sockets;
 mod stage;
+mod tracking;
 mod tree;
 mod user;
 mod walk;
@@ -34,7 +35,7 @@ use super::{
     AccountEdit, Actor, Command, FileKind, Host, Image, Listener, Meta, Node, Output, Owner, Probe, Staged, rules,
 };
 use crate::error::{Failure, Kind, Result};
-use crate::types::{AbsPath, Proto, UserName};
+use crate::types::{AbsPath, Port, Proto, UserName};
 
 /// The machine this process runs on.
 #[derive(Debug)]
@@ -376,5 +377,9 @@ impl Host for RealHost {
         }
         let there = || pid_file_mark(pidfile).is_some_and(|mark| Some(mark) != before);
         if wait_until(there) { Ok(()) } else { Err(not_running("did not come back after the hangup")) }
+    }
+
+    fn keep_sessions(&self, ports: &[Port]) -> Result<()> {
+        tracking::make_known(ports)
     }
 }

@@ -232,14 +232,10 @@ const CASES: [(&str, Held); 52] = [
     ("The firewall fails halfway", By(&["tests/firewall.rs::a_load_that_fails_changes_nothing", PROGRAMS, ODD, EVEN])),
     (
         "An idle session from before the firewall had connection tracking",
-        Partly(
-            &[
-                "tests/systemd/sessions.rs::sessions_of_a_service_stay",
-                "tests/systemd/sessions.rs::sessions_of_a_socket_stay",
-            ],
-            "one at a terminal is told that both doors are open, which makes it known; one without a terminal (a tunnel) that \
-             says nothing until the old port is shut is cut off",
-        ),
+        By(&[
+            "tests/systemd/sessions.rs::sessions_of_a_service_stay",
+            "tests/systemd/sessions.rs::sessions_of_a_socket_stay",
+        ]),
     ),
     (
         "`limit` on the new port, or outgoing connections denied",

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use keyward::error::{Failure, Result};
 use keyward::host::{AccountEdit, Actor, Command, Host, Image, Listener, Meta, Node, Output, Probe, Staged};
-use keyward::types::AbsPath;
+use keyward::types::{AbsPath, Port};
 
 pub struct FailingHost<'a> {
     host: &'a dyn Host,
@@ -94,5 +94,8 @@ impl Host for FailingHost<'_> {
     fn hangup(&self, pidfile: &AbsPath, program: &AbsPath, by: Option<&Command>) -> Result<()> {
         self.act()?;
         self.host.hangup(pidfile, program, by)
+    }
+    fn keep_sessions(&self, ports: &[Port]) -> Result<()> {
+        self.host.keep_sessions(ports)
     }
 }

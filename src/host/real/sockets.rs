@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::diag;
 use crate::error::{Failure, Result};
 use crate::host::Listener;
 use crate::types::Proto;
 
+/// State TCP_ESTABLISHED in hexadecimal.
+const ESTABLISHED: &str = "01";
 /// State TCP_LISTEN in hexadecimal.
 const LISTEN: &str = "0A";
 /// State TCP_CLOSE, which for UDP means that nobody is at the other end.
@@ -50,13 +52,35 @@ pub fn listeners() -> Result<Vec<Listener>> {
 /// # Errors
 /// When /proc does not show them.
 pub fn tables(wanted: &[Proto]) -> Result<Vec<Socket>> {
+    lines(wanted, parse)
+}
+
+/// A TCP connection that stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// This end.
+    pub local: SocketAddr,
+    /// The other one.
+    pub remote: SocketAddr,
+}
+
+/// All TCP connections in state ESTABLISHED of this thread's network namespace. One of IPv4 through a socket of IPv6 is
+/// given as what it is on the wire.
+///
+/// # Errors
+/// When the kernel does not show them.
+pub fn connections() -> Result<Vec<Connection>> {
+    lines(&[Proto::Tcp], |line, _| parse_connection(line))
+}
+
+fn lines<T>(wanted: &[Proto], parse: impl Fn(&str, Proto) -> Option<T>) -> Result<Vec<T>> {
     let mut sockets = Vec::new();
     for (file, proto, must) in TABLES.into_iter().filter(|(_, proto, _)| wanted.contains(proto)) {
         match whole(file) {
             Ok(text) => sockets.extend(text.lines().skip(1).filter_map(|line| parse(line, proto))),
             Err(error) if !must && error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
-                return Err(Failure::unknown(file, "the listening sockets cannot be read")
+                return Err(Failure::unknown(file, "the kernel's sockets cannot be read")
                     .why(error)
                     .hint("mount -t proc proc /proc"));
             }
@@ -93,13 +117,26 @@ fn parse(line: &str, proto: Proto) -> Option<Socket> {
     if fields.get(3) != Some(&state) || !peerless {
         return None;
     }
-    let (address, port) = fields.get(1)?.split_once(':')?;
-    Some(Socket {
-        address: parse_address(address)?,
-        port: u16::from_str_radix(port, 16).ok()?,
-        proto,
-        inode: fields.get(9)?.parse().ok()?,
-    })
+    let end = parse_end(fields.get(1)?)?;
+    Some(Socket { address: end.ip(), port: end.port(), proto, inode: fields.get(9)?.parse().ok()? })
+}
+
+fn parse_connection(line: &str) -> Option<Connection> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    if fields.get(3) != Some(&ESTABLISHED) {
+        return None;
+    }
+    let end = |at: usize| {
+        let end = parse_end(fields.get(at)?)?;
+        Some(SocketAddr::new(end.ip().to_canonical(), end.port()))
+    };
+    Some(Connection { local: end(1)?, remote: end(2)? })
+}
+
+/// `ADDRESS:PORT`, both in hexadecimal.
+fn parse_end(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    Some(SocketAddr::new(parse_address(address)?, u16::from_str_radix(port, 16).ok()?))
 }
 
 /// An address as the kernel prints it: words of 32 bits in its own byte order.
@@ -165,5 +202,13 @@ mod tests {
         assert_eq!(parse(datagram, Proto::Udp).map(|socket| (socket.port, socket.inode)), Some((51820, 99)));
         assert!(parse(&datagram.replace(" 00000000:0000 ", " 0100007F:0035 "), Proto::Udp).is_none());
         assert!(parse(datagram, Proto::Tcp).is_none());
+        let line =
+            "   0: 010200C0:0016 076433C6:9C40 01 00000000:00000000 00:00000000 00000000     0        0 4242 1 0 100 0";
+        let found =
+            Connection { local: "192.0.2.1:22".parse().unwrap(), remote: "198.51.100.7:40000".parse().unwrap() };
+        assert_eq!(parse_connection(line), Some(found.clone()));
+        let mapped = line.replace("010200C0:", "0000000000000000FFFF0000010200C0:");
+        assert_eq!(parse_connection(&mapped.replace("076433C6:", "0000000000000000FFFF0000076433C6:")), Some(found));
+        assert_eq!(parse_connection(&line.replace(" 01 ", " 0A ")), None);
     }
 }

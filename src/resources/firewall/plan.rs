@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::change::{Change, Difference, Expect, Gate, Inverse, Note, Promise, Risk, Stage, Step, TextDiff};
+use crate::change::{Action, Change, Difference, Expect, Gate, Inverse, Note, Promise, Risk, Stage, Step, TextDiff};
 use crate::error::{Failure, Result};
 use crate::facts::Facts;
 use crate::formats::ufw::{Family, Policy, Tuple, setting};
@@ -40,7 +40,7 @@ pub fn plan(desired: &Desired, _facts: &Facts, observed: &Observed) -> Result<Pl
     }
     let mut planned = Planned::default();
     planned.changes.extend(additive(found, &settings, &families)?);
-    planned.changes.extend(subtractive(&families, &settings));
+    planned.changes.extend(subtractive(&families, &settings, &ports));
     let sights: Vec<Sight> = families.iter().map(|family| family.sight()).collect::<Result<_>>()?;
     let asked = |proto: Proto, port: u16| {
         proto == Proto::Tcp && ports.wanted.contains(&port) || families.iter().any(|family| family.asks(proto, port))
@@ -228,7 +228,7 @@ fn differences(settings: &Settings, families: &[FamilyPlan<'_>], drifted: &[Fami
 }
 
 /// Closes what the new way in made superfluous, and with `exclusive` the rules of others.
-fn subtractive(families: &[FamilyPlan<'_>], settings: &Settings) -> Option<Change> {
+fn subtractive(families: &[FamilyPlan<'_>], settings: &Settings, ports: &SshPorts) -> Option<Change> {
     let removed = grouped(families, FamilyPlan::removed);
     if removed.is_empty() {
         return None;
@@ -238,6 +238,10 @@ fn subtractive(families: &[FamilyPlan<'_>], settings: &Settings) -> Option<Chang
         Change::new(NAME, "firewall:close", format!("take away: {list}"), Stage::Subtractive, Risk::Access);
     for (text, names) in &removed {
         change.differences.push(Difference::new("firewall.allow", "not there", format!("{text} ({names})")));
+    }
+    let ports: Vec<Port> = ports.old.iter().filter_map(|port| Port::new(*port).ok()).collect();
+    if !ports.is_empty() {
+        change.activation.forward.push(Action::KeepSessions { ports });
     }
     for family in families.iter().filter(|family| family.closed != family.opened) {
         let name = family.rules.family;
