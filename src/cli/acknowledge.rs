@@ -25,6 +25,10 @@ pub fn run(args: &AcknowledgeArgs) -> Result<Ending> {
             other => other?,
         }
         audit::record(&state::ledger()?, "", "acknowledged", SERVES)?;
+        // The guard that would have started it again after a boot.
+        if let Some(shelf) = state::shelf_if_any()? {
+            super::guard::sweep(&host, &shelf)?;
+        }
         super::motd::forget();
     }
     match &args.run {

@@ -12,13 +12,14 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 use crate::change::{Change, Plan, Promise, Stage};
 use crate::engine::guard::{self, Pending};
-use crate::error::{Failure, Result};
+use crate::engine::last_resort;
+use crate::error::{Failure, Kind, Result};
 use crate::facts::{Facts, Init};
 use crate::host::real::RealHost;
 use crate::host::shelf::Shelf;
 use crate::host::{self, Probe as _};
 use crate::journal::Record;
-use crate::outcome::Event;
+use crate::outcome::{Event, Exit};
 use crate::types::{Port, Word as _};
 
 use super::terminal::progress;
@@ -272,7 +273,7 @@ fn wall(line: &str) {
     }
 }
 
-/// The hidden verb: `ready`, `expire RUN`, `watch RUN`, `recover`. Its words go to the journal of its unit.
+/// The hidden verb: `ready`, `expire RUN`, `watch RUN`, `recover`, `doors RUN`. Its words go to the journal of its unit.
 pub fn main(words: &[OsString]) -> ExitCode {
     let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
     let done = match words.as_slice() {
@@ -283,6 +284,7 @@ pub fn main(words: &[OsString]) -> ExitCode {
         ["expire", run] => expire(run),
         ["watch", run] => quietly().and_then(|()| watch(run)),
         ["recover"] => recover(),
+        ["doors", run] => doors(run),
         _ => Err(Failure::input("guard", "not a call of this verb")),
     };
     match done {
@@ -347,12 +349,16 @@ fn expire(run: &str) -> Result<()> {
 /// # Errors
 /// The first that stays; all are tried.
 pub fn sweep(host: &RealHost, shelf: &dyn Shelf) -> Result<()> {
+    sweep_but(host, shelf, &[])
+}
+
+fn sweep_but(host: &RealHost, shelf: &dyn Shelf, needed: &[String]) -> Result<()> {
     // Early in a boot not all facts can be had; the unit that comes here then is systemd's.
     let keeper =
         || Facts::gather(host).map_or_else(|_| Box::new(guard::SystemdKeeper) as _, |facts| guard::keeper_of(&facts));
     let mut swept = guard::close_committed(shelf, state::ledger_or_none().as_ref());
     swept = swept.and(crate::journal::forget_secrets(shelf));
-    for run in guard::armed_runs(host)? {
+    for run in guard::armed_runs(host)?.into_iter().filter(|run| !needed.contains(run)) {
         swept = swept.and(guard::disarm(host, shelf, &run, keeper()));
     }
     swept
@@ -367,7 +373,34 @@ fn recover() -> Result<()> {
     // Units that systemd has read before this are files that were put back meanwhile.
     reread_units(&host);
     open.iter().for_each(|run| super::motd::ended(&shelf, run));
-    undone.and(sweep(&host, &shelf))
+    let undone_now =
+        |run: &String| matches!(guard::ending(&shelf, run), Ok(Some((Exit::RolledBack | Exit::RollbackIncomplete, _))));
+    let needed: Vec<String> = guard::armed_runs(&host)?
+        .into_iter()
+        .filter(undone_now)
+        .filter(|run| guard::SystemdKeeper::look_at_doors(run, &host).is_ok())
+        .collect();
+    undone.and(sweep_but(&host, &shelf, &needed))
+}
+
+/// Later in a boot that undid `run`: whether a door that was open before it is open now. Otherwise the sshd of last resort
+/// is started, and its guard stays, so that the next boot looks again.
+fn doors(run: &str) -> Result<()> {
+    host::real::prepare_process()?;
+    let (host, shelf, ledger) = (RealHost::new(), state::shelf()?, state::ledger_or_none());
+    let lost = match shelf.lock() {
+        Ok(_held) => last_resort::keep_a_door(&crate::journal::read(&shelf, run)?, &host),
+        // Somebody got in and is at work.
+        Err(failure) if failure.kind == Kind::Busy => None,
+        Err(failure) => return Err(failure),
+    };
+    if let Some(failure) = lost {
+        drop(crate::audit::record(ledger.as_ref(), run, "last_resort", &failure.line()));
+        let line = format!("keyward: after the boot that undid run {run}: {} (keyward status)", failure.line());
+        wall(&line);
+        super::motd::tell(&line);
+    }
+    sweep(&host, &shelf)
 }
 
 fn reread_units(host: &RealHost) {

@@ -3,7 +3,7 @@
 
 use keyward::proof::{Door, Stage};
 
-use crate::container::{Machine, Mode};
+use crate::container::{Machine, Mode, docker};
 use crate::guard::Pending;
 use crate::support::skipped;
 use crate::{EXCEPT, same};
@@ -43,11 +43,9 @@ fn last_resort(test: &str, suite: &str, mode: Mode) {
         machine.put("/etc/ssh/sshd_config.d/10-door.conf", DOOR.as_bytes(), "600");
         machine.sh("systemctl try-reload-or-restart ssh.service").ok();
     });
-    let Some(pending) = Pending::begin_on(test, "300s", machine) else { return };
+    let Some(mut pending) = Pending::begin_on(test, "300s", machine) else { return };
     let machine = &pending.machine;
-    machine.sh("cp -p /usr/sbin/sshd /usr/sbin/sshd.real").ok();
-    machine.put("/usr/sbin/sshd.new", BROKEN.as_bytes(), "755");
-    machine.sh("mv /usr/sbin/sshd.new /usr/sbin/sshd; systemctl kill -s KILL ssh.service; pkill -KILL sshd; true").ok();
+    break_sshd(machine);
     if mode == Mode::Service {
         assert_ne!(machine.door(22), Door::Open, "sshd is gone");
     }
@@ -60,6 +58,10 @@ fn last_resort(test: &str, suite: &str, mode: Mode) {
     assert!(reply.stdout.starts_with("root\n"), "root gets in through the old port: {reply:?}");
     let other = machine.login("other", 22);
     assert!(other.stage == Stage::Auth && other.methods == ["publickey"], "no wider than the door was: {other:?}");
+    reboot(&mut pending.machine);
+    let machine = &pending.machine;
+    let reply = machine.login("root", 22);
+    assert!(reply.stdout.starts_with("root\n"), "a reboot does not end it: {reply:?}");
     let early = machine.keyward(&["acknowledge"]);
     assert!(early.code == 5 && early.stderr.contains("broken by the test"), "{early:?}");
     assert!(machine.login("root", 22).stdout.starts_with("root\n"), "it stays until sshd is mended");
@@ -67,6 +69,7 @@ fn last_resort(test: &str, suite: &str, mode: Mode) {
     machine.sh("mv /usr/sbin/sshd.real /usr/sbin/sshd").ok();
     machine.keyward(&["acknowledge"]).ok();
     assert!(machine.login("root", 22).stdout.starts_with("root\n"), "the real one serves again");
+    assert!(!pending.guarded(), "no boot looks any more");
     let unit = if mode == Mode::Socket { "ssh.socket" } else { "ssh.service" };
     assert_eq!(machine.sh(&format!("systemctl is-active {unit}")).stdout.trim(), "active");
     let left = machine
@@ -82,6 +85,52 @@ fn last_resort(test: &str, suite: &str, mode: Mode) {
     assert_eq!(machine.keyward(&["status"]).code, 0);
     machine.keyward(&["uninstall", "--yes"]).ok();
     assert!(machine.login("root", 22).stdout.starts_with("root\n"));
+}
+
+fn break_sshd(machine: &Machine) {
+    machine.sh("cp -p /usr/sbin/sshd /usr/sbin/sshd.real").ok();
+    machine.put("/usr/sbin/sshd.new", BROKEN.as_bytes(), "755");
+    machine.sh("mv /usr/sbin/sshd.new /usr/sbin/sshd; systemctl kill -s KILL ssh.service; pkill -KILL sshd; true").ok();
+}
+
+/// A power cut. Whether sshd runs is looked at a moment after it should.
+fn reboot(machine: &mut Machine) {
+    docker(&["kill", &machine.name], b"").ok();
+    docker(&["start", &machine.name], b"").ok();
+    machine.booted().unwrap();
+    let over = "i=0; while systemctl list-units --all --plain --no-legend 'keyward-doors-*' | grep -q . && [ $i -lt 300 ]; \
+         do i=$((i+1)); sleep 0.1; done; [ $i -lt 300 ]";
+    machine.sh(over).ok();
+}
+
+/// The undo of a boot happens before sshd could run.
+#[test]
+fn somebody_gets_in_after_a_boot_that_brings_no_sshd_up() {
+    for (suite, mode) in [("bookworm", Mode::Service), ("trixie", Mode::Socket)] {
+        let test = "somebody_gets_in_after_a_boot_that_brings_no_sshd_up";
+        let machine = Machine::start(suite, mode).inspect(|machine| {
+            let line = format!("{} ops@laptop\n", machine.key.public_key().to_openssh().unwrap());
+            machine.sh("mkdir -p -m 700 /root/.ssh").ok();
+            machine.put("/root/.ssh/authorized_keys", line.as_bytes(), "600");
+        });
+        let Some(mut pending) = Pending::begin_on(test, "300s", machine) else { return };
+        break_sshd(&pending.machine);
+        reboot(&mut pending.machine);
+        let machine = &pending.machine;
+        let reply = machine.login("root", 22);
+        assert!(reply.stdout.starts_with("root\n"), "{suite}: root gets in through the old port: {reply:?}");
+        assert_ne!(machine.door(2222), Door::Open, "{suite}: the new door");
+        let status = machine.keyward(&["status"]);
+        assert!(status.code == 4 && status.stdout.contains("keyward acknowledge"), "{suite}: {status:?}");
+        let told = machine.sh("cat /run/motd.d/keyward").stdout;
+        assert!(told.contains("did not come back") && told.contains("keyward status"), "{suite}: {told}");
+
+        machine.sh("mv /usr/sbin/sshd.real /usr/sbin/sshd").ok();
+        machine.keyward(&["acknowledge"]).ok();
+        assert!(machine.login("root", 22).stdout.starts_with("root\n"), "{suite}: the real one serves again");
+        assert_eq!(machine.keyward(&["status"]).code, 0, "{suite}");
+        assert!(!pending.guarded(), "{suite}: no boot looks any more");
+    }
 }
 
 /// Somebody writes nonsense into sshd's configuration after keyward's check of it and before the hangup, of which sshd
@@ -112,11 +161,15 @@ fn a_configuration_spoiled_after_the_check_is_undone() {
     let reply = machine.login("root", 22);
     assert!(reply.stdout.starts_with("root\n"), "root gets in through the old port: {reply:?}");
     assert_ne!(machine.door(2222), Door::Open, "the new door");
-    same(&blank, &machine.files(&except, false), "only what somebody wrote is left");
+    let mut left = machine.files(&except, false);
+    assert!(left.iter().any(|line| line.contains("keyward-recover-")), "a boot would look again");
+    left.retain(|line| !line.contains("keyward-recover-"));
+    same(&blank, &left, "only what somebody wrote is left");
 
     machine.sh(&format!("sed -i /Nonsense/d {other}")).ok();
     machine.keyward(&["acknowledge"]).ok();
     assert_eq!(machine.sh("systemctl is-active ssh.service").stdout.trim(), "active");
+    same(&blank, &machine.files(&except, false), "only what somebody wrote is left");
     machine.keyward(&["rollback", "--yes"]).ok();
     assert_eq!(machine.keyward(&["status"]).code, 0);
     assert!(machine.login("root", 22).stdout.starts_with("root\n"), "the real one serves again");

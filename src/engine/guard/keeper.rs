@@ -18,7 +18,7 @@ fn program(run: &str) -> String {
 /// Directory and beginning of the name of those copies.
 pub(super) const PROGRAM: (&str, &str) = ("/var/lib/keyward", "guard-");
 
-/// Hidden verb of that copy; followed by `expire RUN`, `recover`, `watch RUN` or `ready`.
+/// Hidden verb of that copy; followed by `expire RUN`, `recover`, `doors RUN`, `watch RUN` or `ready`.
 pub const VERB: &str = "__guard";
 
 /// Units that the usual target starts at boot.
@@ -134,6 +134,18 @@ impl SystemdKeeper {
     /// When systemd does not take the order.
     pub fn undo_now(run: &str, host: &dyn Host) -> Result<()> {
         must(host, &[SYSTEMCTL, "start", "--no-block", &Self::service(run)]).map(drop)
+    }
+
+    /// Has the doors of `run` looked at as soon as this boot has brought up what opens them.
+    ///
+    /// # Errors
+    /// When systemd does not take the order.
+    pub fn look_at_doors(run: &str, host: &dyn Host) -> Result<()> {
+        let (unit, program) = (format!("keyward-doors-{run}"), program(run));
+        let order = ["/usr/bin/systemd-run", "--quiet", "--no-block", "--collect", "--unit", &unit, "-p"];
+        let after = "After=ssh.service ssh.socket sshd.service ufw.service";
+        let words: Vec<&str> = order.into_iter().chain([after, &program, VERB, "doors", run]).collect();
+        must(host, &words).map(drop)
     }
 
     fn prove(run: &str, host: &dyn Host) -> Result<()> {

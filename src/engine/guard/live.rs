@@ -8,6 +8,7 @@ use crate::host::shelf::{Settled, Shelf};
 use crate::outcome::{Evidence, Proven, Reach};
 use crate::resource::Guard;
 
+use super::super::last_resort;
 use super::clock::{Deadline, Now};
 use super::keeper::Keeper;
 use super::{Agent, BY_AGENT, COMMITTED, DECISION, END, OPENED, PENDING, Pending, Said, encode, record};
@@ -165,8 +166,8 @@ impl Guard for LiveGuard<'_> {
 
     fn disarm(&mut self, _: &str) -> Result<()> {
         match self.pending.take() {
-            Some(pending) => self.terms.keeper.disarm(&pending, self.host),
-            None => Ok(()),
+            Some(pending) if !last_resort::is_open(self.host)? => self.terms.keeper.disarm(&pending, self.host),
+            _ => Ok(()),
         }
     }
 }

@@ -18,6 +18,7 @@ pub use standing::{Standing, standing};
 
 use serde::{Deserialize, Serialize};
 
+use super::last_resort;
 use crate::audit;
 use crate::error::{Failure, Kind, Result};
 use crate::facts::{Facts, Init};
@@ -206,13 +207,14 @@ pub fn armed_runs(host: &dyn Host) -> Result<Vec<String>> {
 }
 
 /// Takes away what arming `run` put down, once the run is over; nothing when it was never armed. While it is not over,
-/// the guard is the way back and stays.
+/// the guard is the way back and stays; and while the sshd of last resort is what lets people in, so that a reboot does
+/// not end that.
 ///
 /// # Errors
 /// When something of it stays.
 pub fn disarm(host: &dyn Host, shelf: &dyn Shelf, run: &str, mut keeper: Box<dyn Keeper>) -> Result<()> {
     match record::<Pending>(shelf, run, PENDING)?.filter(|_| is_closed(shelf, run).unwrap_or(false)) {
-        Some(pending) => keeper.disarm(&pending, host),
-        None => Ok(()),
+        Some(pending) if !last_resort::is_open(host)? => keeper.disarm(&pending, host),
+        _ => Ok(()),
     }
 }
