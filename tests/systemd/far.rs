@@ -134,9 +134,19 @@ fn one_command(suite: &str) {
     assert_eq!(plan.code, 2, "{}", said(&plan));
     same(&blank, &pair.files(), "a plan changes nothing");
 
-    let apply = pair.first("apply --yes first.yml");
+    let apply = pair.first("apply --yes first.yml 2>&1");
     assert_eq!(apply.code, 0, "{suite}: {}", said(&apply));
     let place = format!("deploy@{}:2222", pair.host.address);
+    let (before, _) = apply.stdout.split_once("\n  done ").unwrap_or_else(|| panic!("{}", said(&apply)));
+    let before = before.split_whitespace().collect::<Vec<_>>().join(" ");
+    let run = before.split_once("armed: run ").and_then(|(_, rest)| rest.split(' ').next()).unwrap().to_owned();
+    for told in [
+        "by this clock unless confirmed: create account deploy".to_owned(),
+        format!("keyward --host {} --password file:/root/pw cancel {run}", pair.place("root")),
+        format!("keyward --host deploy@{}:2222 confirm {run}", pair.host.address),
+    ] {
+        assert!(before.contains(&told), "{told}: {}", said(&apply));
+    }
     assert_eq!(apply.stdout.matches(&format!("proven   L3 login as {place}")).count(), 2, "{}", said(&apply));
     assert!(words(&apply).contains("the host says: L3: deploy by publickey through port 2222"), "{}", said(&apply));
     assert!(words(&apply).contains(&format!("next: keyward --host {place} show")), "{}", said(&apply));

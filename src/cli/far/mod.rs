@@ -99,8 +99,9 @@ fn converse(relay: &mut Relay, proof: &mut Proof<'_>, terminal: &mut Terminal) -
                     relay.answer(answer)?;
                 }
                 event => {
-                    proof.see(&event);
+                    let told = proof.see(&event);
                     terminal.event(event);
+                    told.into_iter().flatten().for_each(|note| terminal.event(Event::Note { note }));
                 }
             },
         }

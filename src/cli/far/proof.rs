@@ -125,8 +125,8 @@ impl<'a> Proof<'a> {
         }
     }
 
-    /// Takes note of an event.
-    pub fn see(&mut self, event: &Event) {
+    /// Takes note of an event; gives back what the operator has to read after it.
+    pub fn see(&mut self, event: &Event) -> Option<[Note; 2]> {
         match event {
             Event::Planned { plan } => self.plan = Some((**plan).clone()),
             Event::Started { run } => self.started = Some(run.clone()),
@@ -136,6 +136,7 @@ impl<'a> Proof<'a> {
                 self.armed = Some(Armed { run: run.clone(), nonce: nonce.clone(), window, at: Instant::now() });
                 // A host that did not ask before.
                 self.signals = self.signals.take().or_else(|| Signals::hold_once().ok());
+                return self.armed.as_ref().map(|armed| self.announcement(armed));
             }
             // One that was cancelled meanwhile opens nothing that this side would wait for.
             Event::Opened { run } if self.armed.as_ref().is_some_and(|armed| armed.run == *run) => {
@@ -145,6 +146,7 @@ impl<'a> Proof<'a> {
             }
             _ => {}
         }
+        None
     }
 
     /// The answer to a question of the host.

@@ -1,10 +1,11 @@
 //! Through which doors of a plan somebody comes: this side, by keys of the playbook, or a person.
 
-use crate::change::Promise;
+use crate::change::{Note, Promise, Stage};
 use crate::target::ssh::{Destination, Link};
 use crate::types::{PublicKey, Word as _};
 
 use super::door::{Way, fingerprint};
+use super::heed::short;
 use super::proof::{Armed, Proof};
 
 impl Proof<'_> {
@@ -30,6 +31,22 @@ impl Proof<'_> {
             ways.push(Way { place, keys: Some(keys), pin: pin.clone(), key_port: None });
         }
         ways
+    }
+
+    /// What the operator reads before the first change: until when and what is undone, and how it is kept or undone.
+    pub(super) fn announcement(&self, armed: &Armed) -> [Note; 2] {
+        let until = jiff::Zoned::now().saturating_add(armed.left()).strftime("%Y-%m-%d %H:%M:%S %Z");
+        let changes = self.plan.as_ref().map(|plan| plan.changes.as_slice()).unwrap_or_default();
+        let undone: Vec<&str> =
+            changes.iter().filter(|one| one.stage != Stage::Packages).map(|one| one.summary.as_str()).collect();
+        let place = self.confirms_from().unwrap_or_else(|| self.door.place().clone());
+        let keep = if self.held.is_empty() { "to keep it" } else { "kept by a new login from here; by hand" };
+        let (confirm, cancel, run) = (self.door.command(&place), &self.heed.command, &armed.run);
+        [
+            format!("undone at {until} by this clock unless confirmed: {}", short(&undone.join("; "))),
+            format!("{keep}: {confirm} confirm {run}; to undo it at once, Ctrl-C here, or: {cancel} cancel {run}"),
+        ]
+        .map(|text| Note::info("armed", text))
     }
 
     /// What a person types to confirm.
