@@ -304,6 +304,14 @@ pub trait Guard {
     /// When it cannot be armed: nothing is changed then.
     fn arm(&mut self, run: &str) -> Result<()>;
 
+    /// Old and new doors stand open from here on: whoever is to confirm may come, while this host makes its own proof.
+    ///
+    /// # Errors
+    /// When that cannot be recorded: the run is then rolled back.
+    fn opened(&mut self, _run: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// Gives the one decision, which may take until the deadline: old doors may close. Gives back why.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use crate::change::{Promise, Risk};
 use crate::engine::{Prove, guard};
 use crate::error::{Failure, Result};
 use crate::host::real::RealHost;
+use crate::host::shelf::Held;
 use crate::outcome::{Event, Sink as _};
 use crate::proof::held;
 use crate::types::{PublicKey, UserName};
@@ -35,10 +36,7 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
     }
     state::need_root("to change this host")?;
     let host = RealHost::new();
-    if let Some(shelf) = state::shelf_if_any()? {
-        // A plan of a host in the middle of another run would mislead.
-        drop(guard::lock(&shelf)?);
-    }
+    let lock = locked(args, &host)?;
     let job = job.for_operator(&host);
     let (facts, plan) = match job.assess(&host, Duration::from_secs(args.wait), terminal) {
         Ok(found) => found,
@@ -75,6 +73,7 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
         host: &host,
         facts: &facts,
         plan,
+        held: lock,
         tasks: &job.tasks,
         about: &job.about,
         access: &job.access,
@@ -82,6 +81,21 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
         accepted,
     };
     live.run(terminal)
+}
+
+/// A plan of a host in the middle of another run would mislead. One that was agreed to before this process took another's
+/// place is made under the lock, and then need not be made once more.
+fn locked(args: &ApplyArgs, host: &RealHost) -> Result<Option<Box<dyn Held>>> {
+    if args.live.as_agreed.is_some() {
+        let shelf = state::shelf()?;
+        // What a killed run left is no reason to stop; the next boot sweeps, too.
+        let _ = super::guard::sweep(host, &shelf);
+        return guard::lock(&shelf).map(Some);
+    }
+    if let Some(shelf) = state::shelf_if_any()? {
+        drop(guard::lock(&shelf)?);
+    }
+    Ok(None)
 }
 
 /// That an ssh-agent of whoever started this signs with the key. One that does not answer is no error: sshd's log may

@@ -9,6 +9,7 @@ use crate::engine::{self, About, Apply, Prove};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, Init, SshdMode};
 use crate::host::real::RealHost;
+use crate::host::shelf::Held;
 use crate::resource::{AccessCheck, Task, Unguarded};
 
 use super::args::LiveArgs;
@@ -36,6 +37,8 @@ pub struct Live<'a> {
     pub facts: &'a Facts,
     /// As shown.
     pub plan: Plan,
+    /// The host's lock, where the plan was made under it.
+    pub held: Option<Box<dyn Held>>,
     /// What makes the plan.
     pub tasks: &'a [Box<dyn Task>],
     /// What it is called.
@@ -67,7 +70,7 @@ impl Live<'_> {
     ///
     /// # Errors
     /// Everything that stops it before the first change.
-    pub fn run(self, terminal: &mut Terminal) -> Result<Ending> {
+    pub fn run(mut self, terminal: &mut Terminal) -> Result<Ending> {
         let risky = self.plan.risk() == Risk::Access || !self.plan.deferred.is_empty();
         let guarded = risky && self.has_door() && !self.args.i_accept_that_this_host_may_lock_me_out;
         if guarded {
@@ -87,8 +90,11 @@ impl Live<'_> {
         let unit = if guarded { guard::own_unit(self.facts, &self.plan)? } else { String::new() };
         let signals = guard::Signals::hold()?;
         let (shelf, ledger) = (state::shelf()?, state::ledger()?);
-        // What a killed run left is no reason to stop; the next boot sweeps, too.
-        let _ = guard::sweep(self.host, &shelf);
+        let held = self.held.take();
+        if held.is_none() {
+            // What a killed run left is no reason to stop; the next boot sweeps, too.
+            let _ = guard::sweep(self.host, &shelf);
+        }
         let (_outside, mut prover) = outside::prover(terminal)?;
         let mut keeper = keeper_of(self.facts);
         let events = terminal.is_json();
@@ -115,6 +121,7 @@ impl Live<'_> {
                 about: self.about,
                 facts: self.facts,
                 plan: self.plan.clone(),
+                held,
                 access: self.access,
                 prover: Some(&mut prover),
                 prove: self.prove,

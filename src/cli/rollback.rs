@@ -90,6 +90,7 @@ fn guarded(
         host,
         facts: &facts,
         plan,
+        held: None,
         tasks: &tasks,
         about: &about,
         access: &access,

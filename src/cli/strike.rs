@@ -152,6 +152,7 @@ pub fn run(job: &Job, host: &RealHost, fault: Fault, sink: &mut dyn Sink) -> Res
             about: &job.about,
             facts: &facts,
             plan,
+            held: None,
             access: &job.access,
             prover: Some(&mut prover),
             prove: Prove::Changes,

@@ -14,13 +14,13 @@ use crate::error::{Failure, Result};
 use crate::facts::{Doors, Facts};
 use crate::host::Host;
 use crate::host::ledger::Ledger;
-use crate::host::shelf::Shelf;
+use crate::host::shelf::{Held, Shelf};
 use crate::journal::{self, Journal, Record};
-use crate::outcome::{Event, Evidence, Exit, Moment, Proven, Sink};
+use crate::outcome::{Event, Exit, Moment, Sink};
 use crate::resource::{AccessCheck, Guard, Prover, Task};
 
 use super::rollback::{self, Machine, Scope, count};
-use super::{About, Outcome, gate, limited, look, step};
+use super::{About, Outcome, gate, look, step};
 
 /// Whether a host that is as wanted is still proven by real logins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Apply<'a> {
     pub facts: &'a Facts,
     /// As shown to the user.
     pub plan: Plan,
+    /// The host's lock, where the plan was made under it; otherwise it is taken, and the plan made again.
+    pub held: Option<Box<dyn Held>>,
     /// Judges who can get in.
     pub access: &'a dyn AccessCheck,
     /// Shows that promises hold; without one the result is unverified.
@@ -59,19 +61,22 @@ pub struct Apply<'a> {
     pub approve: &'a mut dyn FnMut(&Plan) -> bool,
 }
 
-struct Run<'a, 'b> {
-    request: Apply<'a>,
-    journal: Journal<'a>,
-    sink: &'b mut dyn Sink,
+pub(super) struct Run<'a, 'b> {
+    pub(super) request: Apply<'a>,
+    pub(super) journal: Journal<'a>,
+    pub(super) sink: &'b mut dyn Sink,
     /// Something could not be told for sure.
-    unverified: bool,
+    pub(super) unverified: bool,
     /// Logins that this host cannot make, since they count from some addresses only.
-    limited: BTreeSet<String>,
+    pub(super) limited: BTreeSet<String>,
+    /// What the prover put down for its logins, while it stands.
+    pub(super) scaffold: Option<Vec<Change>>,
 }
 
 /// Applies a plan that was shown.
-pub fn apply(request: Apply<'_>, sink: &mut dyn Sink) -> Outcome {
-    match prepare(&request, sink) {
+pub fn apply(mut request: Apply<'_>, sink: &mut dyn Sink) -> Outcome {
+    let held = request.held.take();
+    match prepare(&request, held, sink) {
         Err(failure) => stopped(failure, sink),
         Ok(None) => Outcome {
             exit: Exit::AsAsked,
@@ -96,13 +101,16 @@ pub(super) fn stopped(failure: Failure, sink: &mut dyn Sink) -> Outcome {
 }
 
 /// Everything that can be refused before the first change.
-fn prepare(request: &Apply<'_>, sink: &mut dyn Sink) -> Result<Option<Box<dyn crate::host::shelf::Held>>> {
-    let held = super::guard::lock(request.shelf)?;
+fn prepare(request: &Apply<'_>, held: Option<Box<dyn Held>>, sink: &mut dyn Sink) -> Result<Option<Box<dyn Held>>> {
+    let fresh = held.is_some();
+    let held = held.map_or_else(|| super::guard::lock(request.shelf), Ok)?;
     refuse_unfinished(request.shelf)?;
-    let (_, fresh) = plan_again(request)?;
-    if fresh.observation_digest != request.plan.observation_digest {
-        return Err(Failure::refused(fresh.host, "the host changed since the plan was made")
-            .hint("look at the new plan: keyward plan"));
+    if !fresh {
+        let (_, now) = plan_again(request)?;
+        if now.observation_digest != request.plan.observation_digest {
+            return Err(Failure::refused(now.host, "the host changed since the plan was made")
+                .hint("look at the new plan: keyward plan"));
+        }
     }
     if request.plan.is_converged() && request.prove == Prove::Changes {
         return Ok(None);
@@ -110,7 +118,7 @@ fn prepare(request: &Apply<'_>, sink: &mut dyn Sink) -> Result<Option<Box<dyn cr
     if request.prover.is_none() && closes_access(&request.plan.changes) {
         return Err(Failure::refused("proof", "the plan closes ways in and nothing here can prove the new one first"));
     }
-    pass_gates(&request.plan, request.host, sink)?;
+    gate::pass_all(&request.plan.changes, request.host, sink)?;
     Ok(Some(held))
 }
 
@@ -144,19 +152,8 @@ fn needs_decision(changes: &[Change]) -> bool {
     changes.iter().any(|change| change.stage == Stage::Subtractive || change.risk == Risk::Access)
 }
 
-fn closes_access(changes: &[Change]) -> bool {
+pub(super) fn closes_access(changes: &[Change]) -> bool {
     changes.iter().any(|change| change.stage == Stage::Subtractive && change.risk == Risk::Access)
-}
-
-fn pass_gates(plan: &Plan, host: &dyn Host, sink: &mut dyn Sink) -> Result<()> {
-    for change in &plan.changes {
-        for check in &change.gates {
-            let start = Instant::now();
-            gate::pass(change, check, host)?;
-            sink.event(Event::Gate { change: change.key.clone(), what: check.what.clone(), millis: millis(start) });
-        }
-    }
-    Ok(())
 }
 
 fn millis(start: Instant) -> u64 {
@@ -194,7 +191,7 @@ fn transaction(request: Apply<'_>, sink: &mut dyn Sink) -> Outcome {
         Err(failure) => return stopped(failure, sink),
     };
     sink.event(Event::Started { run: journal.run().to_owned() });
-    let mut run = Run { request, journal, sink, unverified: false, limited: BTreeSet::new() };
+    let mut run = Run { request, journal, sink, unverified: false, limited: BTreeSet::new(), scaffold: None };
     match run.stages() {
         Ok(changes) => run.committed(changes),
         Err(failure) => run.rolled_back(failure),
@@ -217,6 +214,7 @@ impl Run<'_, '_> {
         }
         made += self.stage(&plan.changes, Stage::Additive)?;
         if needs_decision(&plan.changes) {
+            self.request.guard.opened(self.journal.run())?;
             let evidence = self.prove(Moment::BeforeClosing, &plan.promises, closes_access(&plan.changes))?;
             let because = self.request.guard.decide(self.journal.run(), &evidence)?;
             audit::record(self.request.audit, self.journal.run(), "decided", &because)?;
@@ -224,9 +222,9 @@ impl Run<'_, '_> {
             self.sink.event(Event::Decided { because });
             made += self.closing(&plan)?;
         }
-        self.settled()?;
         let evidence = self.prove(Moment::Final, &plan.promises, false)?;
         self.still_let_in(&evidence, &plan.changes)?;
+        self.settled()?;
         if made > 0 {
             self.request.guard.commit(self.journal.run())?;
         }
@@ -244,7 +242,7 @@ impl Run<'_, '_> {
         if !(self.request.approve)(&plan) {
             return Err(Failure::refused("plan", "declined; only the packages were installed"));
         }
-        pass_gates(&plan, self.request.host, self.sink)?;
+        gate::pass_all(&plan.changes, self.request.host, self.sink)?;
         Ok(plan)
     }
 
@@ -271,6 +269,7 @@ impl Run<'_, '_> {
         self.sink.event(Event::Stage { stage: Stage::Subtractive, changes: changes.len() });
         let somebody = plan.promises.iter().any(|promise| matches!(promise, Promise::Admin { .. }));
         for (at, change) in changes.iter().enumerate() {
+            self.clear_for(change)?;
             self.change(change, &[])?;
             let more = changes.get(at + 1..).unwrap_or_default().iter().any(|next| next.risk == Risk::Access);
             if somebody && more && change.risk == Risk::Access {
@@ -310,75 +309,6 @@ impl Run<'_, '_> {
             |difference| format!("{} is {}, wanted {}", difference.path, difference.have, difference.want),
         );
         Err(Failure::failed(&left.key, "was applied and does not hold").why(why))
-    }
-
-    fn prove(&mut self, moment: Moment, promises: &[Promise], closing: bool) -> Result<Vec<Evidence>> {
-        if promises.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut evidence = match self.request.prover.take() {
-            None => Vec::new(),
-            Some(prover) => {
-                let gathered = self.gather(&mut *prover, moment, promises);
-                self.request.prover = Some(prover);
-                gathered?
-            }
-        };
-        self.limited.extend(limited::mark(&mut evidence, self.request.access, self.request.host));
-        for piece in &evidence {
-            self.journal.note(&Record::Evidence { evidence: piece.clone() })?;
-            self.sink.event(Event::Proof { evidence: piece.clone() });
-        }
-        self.judge(&evidence, closing)?;
-        Ok(evidence)
-    }
-
-    fn gather(&mut self, prover: &mut dyn Prover, moment: Moment, promises: &[Promise]) -> Result<Vec<Evidence>> {
-        let host = self.request.host;
-        let facts = Facts::gather(host)?;
-        for change in prover.scaffold(promises, &facts, host)? {
-            step::make(&change, host, &self.journal, None)?;
-            for action in &change.activation.forward {
-                step::activate(action, host)?;
-            }
-        }
-        let evidence = prover.prove(moment, promises, host);
-        let remains = rollback::unwind(&self.journal, Scope::Temporary, Machine::Running, host, self.sink);
-        match remains.failures.into_iter().next() {
-            Some(failure) => Err(failure),
-            None => evidence,
-        }
-    }
-
-    fn judge(&mut self, evidence: &[Evidence], closing: bool) -> Result<()> {
-        if let Some(piece) = evidence.iter().find(|piece| piece.proven == Proven::No) {
-            return Err(Failure::failed("proof", &piece.what).why(&piece.seen));
-        }
-        let unknown = evidence.iter().find(|piece| piece.proven == Proven::Unknown);
-        let shown = evidence.iter().any(|piece| piece.proven == Proven::Yes);
-        // Who confirms comes from such an address, through the new door.
-        let by_somebody = self.request.guard.confirms() && !self.limited.is_empty();
-        let open =
-            |piece: &&Evidence| piece.proven == Proven::Unknown && !(by_somebody && self.limited.contains(&piece.what));
-        let left = evidence.iter().find(open);
-        if closing && (left.is_some() || !(shown || by_somebody)) {
-            let why =
-                left.map_or_else(|| "nothing was tried".to_owned(), |piece| format!("{}: {}", piece.what, piece.seen));
-            return Err(Failure::failed("proof", "the new way in could not be shown, so the old one stays").why(why));
-        }
-        self.unverified |= unknown.is_some() || !shown;
-        Ok(())
-    }
-
-    /// Once doors were closed, an administrator's login that cannot be told is no reason to keep them closed, but for
-    /// one that this host cannot make, and somebody made it to confirm.
-    fn still_let_in(&self, evidence: &[Evidence], changes: &[Change]) -> Result<()> {
-        let excused = |piece: &Evidence| self.request.guard.confirms() && self.limited.contains(&piece.what);
-        let lost = evidence.iter().find(|piece| piece.is_login() && piece.proven != Proven::Yes && !excused(piece));
-        match lost.filter(|_| closes_access(changes)) {
-            None => Ok(()),
-            Some(piece) => Err(Failure::failed("proof", &piece.what).why(&piece.seen)),
-        }
     }
 
     fn committed(mut self, changes: usize) -> Outcome {

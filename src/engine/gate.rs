@@ -5,15 +5,24 @@ use std::collections::BTreeSet;
 use crate::change::{Change, Expect, Gate};
 use crate::error::{Failure, Result};
 use crate::host::{Output, Probe};
+use crate::outcome::{Event, Sink};
 
-/// Runs one gate.
+/// Runs the gates of all changes.
 ///
 /// # Errors
-/// Refused when the candidate does not pass; unknown when the program could not judge.
-pub fn pass(change: &Change, gate: &Gate, probe: &dyn Probe) -> Result<()> {
-    let output = probe.ask_staged(&gate.staged, &gate.command)?;
-    judge(gate, &output)
-        .map_err(|why| Failure::refused(&change.key, format!("the candidate does not pass: {}", gate.what)).why(why))
+/// The first, in the order of the changes: refused when the candidate does not pass; unknown when the program could not
+/// judge.
+pub fn pass_all(changes: &[Change], probe: &dyn Probe, sink: &mut dyn Sink) -> Result<()> {
+    let gates: Vec<(&Change, &Gate)> =
+        changes.iter().flat_map(|change| change.gates.iter().map(move |gate| (change, gate))).collect();
+    let questions: Vec<_> = gates.iter().map(|(_, gate)| (gate.staged.as_slice(), &gate.command)).collect();
+    for ((change, gate), (output, millis)) in gates.into_iter().zip(probe.ask_all_staged(&questions)) {
+        judge(gate, &output?).map_err(|why| {
+            Failure::refused(&change.key, format!("the candidate does not pass: {}", gate.what)).why(why)
+        })?;
+        sink.event(Event::Gate { change: change.key.clone(), what: gate.what.clone(), millis });
+    }
+    Ok(())
 }
 
 fn judge(gate: &Gate, output: &Output) -> std::result::Result<(), String> {

@@ -9,6 +9,7 @@ pub mod last_resort;
 mod limited;
 mod live_account;
 mod older;
+mod proving;
 mod rollback;
 mod step;
 mod tree;

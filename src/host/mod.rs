@@ -338,6 +338,18 @@ pub trait Probe {
     /// # Errors
     /// As [`Probe::ask`], or when the stage cannot be written.
     fn ask_staged(&self, files: &[Staged], command: &Command) -> Result<Output>;
+
+    /// Several [`Probe::ask_staged`], each with its time in milliseconds, in their order; side by side where that is quicker.
+    fn ask_all_staged(&self, questions: &[(&[Staged], &Command)]) -> Vec<(Result<Output>, u64)> {
+        questions.iter().map(|(files, command)| timed(|| self.ask_staged(files, command))).collect()
+    }
+}
+
+/// What `ask` gives, and how many milliseconds it took.
+fn timed<T>(ask: impl FnOnce() -> T) -> (T, u64) {
+    let begun = std::time::Instant::now();
+    let answer = ask();
+    (answer, u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A candidate file for [`Probe::ask_staged`], mode 0600 (0440 below `sudoers.d`-like checks is the caller's `mode`).

@@ -310,9 +310,31 @@ impl Probe for RealHost {
     }
 
     fn ask_staged(&self, files: &[Staged], command: &Command) -> Result<Output> {
-        let stage = stage::Stage::new(files)?;
-        child::run(&stage.command(command), Kind::Unknown)
+        staged(files, command)
     }
+
+    fn ask_all_staged(&self, questions: &[(&[Staged], &Command)]) -> Vec<(Result<Output>, u64)> {
+        std::thread::scope(|scope| {
+            let ask = |(files, command): (&'_ [Staged], &'_ Command)| super::timed(|| staged(files, command));
+            let begun: Vec<_> = questions
+                .iter()
+                .map(|question| (*question, std::thread::Builder::new().spawn_scoped(scope, move || ask(*question))))
+                .collect();
+            // Without a thread it is asked when its turn comes.
+            begun
+                .into_iter()
+                .map(|(question, thread)| {
+                    thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| ask(question))
+                })
+                .collect()
+        })
+    }
+}
+
+/// Asks with candidate files in a directory of their own.
+fn staged(files: &[Staged], command: &Command) -> Result<Output> {
+    let stage = stage::Stage::new(files)?;
+    child::run(&stage.command(command), Kind::Unknown)
 }
 
 impl Host for RealHost {

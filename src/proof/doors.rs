@@ -15,7 +15,7 @@ use crate::types::Port;
 
 /// A port on this machine that answers neither of two connections in so many milliseconds is dropped by a rule: the kernel
 /// itself answers in well under one.
-const DOOR_MS: u64 = 300;
+const DOOR_MS: u64 = 150;
 /// Ports of services that nobody runs any more (RFC 862 to 868), for the contrast: one of them is neither listened on nor
 /// allowed.
 const UNUSED: [u16; 6] = [9, 7, 13, 17, 19, 37];

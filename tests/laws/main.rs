@@ -99,6 +99,7 @@ impl Law {
             about: &self.about,
             facts: &facts,
             plan: self.plan(real),
+            held: None,
             access: &Anyone,
             prover: Some(&mut Believer),
             prove: engine::Prove::Changes,

@@ -221,6 +221,7 @@ fn hardened(
             about,
             facts,
             plan: plan.clone(),
+            held: None,
             access: &Anyone,
             prover: Some(&mut Doors),
             prove: keyward::engine::Prove::Changes,

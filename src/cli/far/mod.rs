@@ -7,6 +7,7 @@ mod after;
 pub mod args;
 mod door;
 mod heed;
+mod last;
 mod proof;
 mod relay;
 pub mod secret;

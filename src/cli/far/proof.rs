@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::change::{Note, Plan, Risk};
 use crate::error::{Failure, Result};
-use crate::outcome::{Event, Evidence, Exit, Proven, Reach, Sink};
-use crate::target::ssh::{Destination, Link, Outcome, Setback, Trouble};
+use crate::outcome::{Event, Evidence, Proven, Reach, Sink};
+use crate::target::ssh::{Link, Outcome, Setback, Trouble};
 use crate::types::{PublicKey, UserName};
 
 use super::super::args::{LiveArgs, Verb};
@@ -15,7 +15,7 @@ use super::super::guard::Signals;
 use super::super::handed;
 use super::super::job::Job;
 use super::super::state::quoted;
-use super::super::{Ending, live, terminal};
+use super::super::{live, terminal};
 use super::door::{Door, Way};
 use super::heed::Heed;
 use super::relay::{Heard, Relay};
@@ -63,9 +63,9 @@ pub(super) enum Stage {
 /// One verb on one host, seen from outside.
 pub struct Proof<'a> {
     pub(super) door: &'a Door<'a>,
-    verb: &'static str,
+    pub(super) verb: &'static str,
     object: String,
-    live: Option<&'a LiveArgs>,
+    pub(super) live: Option<&'a LiveArgs>,
     /// Keys of administrators that can be signed with here; none for a verb that only a person can confirm.
     pub(super) held: Vec<(UserName, PublicKey)>,
     pub(super) plan: Option<Plan>,
@@ -75,7 +75,13 @@ pub struct Proof<'a> {
     /// The new door, once it has opened.
     pub(super) way: Option<Way>,
     /// True once this side has confirmed through it.
-    confirmed: bool,
+    pub(super) confirmed: bool,
+    /// How many of the changes that close were made, as the host says.
+    pub(super) closed: usize,
+    /// True from the last of them until the last login is tried.
+    pub(super) all_closed: bool,
+    /// True once the last login was made.
+    pub(super) seen_last: bool,
     /// How long the run waits, as it was told from here: what the host says of it may only be less.
     window: Duration,
     signals: Option<Signals>,
@@ -118,6 +124,9 @@ impl<'a> Proof<'a> {
             stage,
             way,
             confirmed,
+            closed: 0,
+            all_closed: false,
+            seen_last: false,
             window,
             signals,
             interrupted,
@@ -129,6 +138,7 @@ impl<'a> Proof<'a> {
     pub fn see(&mut self, event: &Event) -> Option<[Note; 2]> {
         match event {
             Event::Planned { plan } => self.plan = Some((**plan).clone()),
+            Event::Changed { change, .. } => self.count(change),
             Event::Started { run } => self.started = Some(run.clone()),
             // The first one counts: a host that says it again must not move the deadline.
             Event::Armed { run, nonce, window_ms, .. } if self.armed.is_none() => {
@@ -180,7 +190,7 @@ impl<'a> Proof<'a> {
     }
 
     /// True when the run touches ways in, or nobody has said what it touches.
-    fn is_risky(&self) -> bool {
+    pub(super) fn is_risky(&self) -> bool {
         let risky = |plan: &Plan| plan.risk() == Risk::Access || !plan.deferred.is_empty();
         self.armed.is_some() || self.plan.as_ref().is_none_or(risky)
     }
@@ -238,6 +248,7 @@ impl<'a> Proof<'a> {
             let more = if self.confirmed || self.held.is_empty() { LAST_STAGE } else { PATIENCE };
             main.within(armed.left() + more);
         }
+        self.early(sink);
         match &mut self.stage {
             Stage::Waits | Stage::Settled => {}
             Stage::Opened => self.confirm(link, sink),
@@ -361,45 +372,6 @@ impl<'a> Proof<'a> {
             let text = format!("{}; the host undoes it at its deadline", failure.line());
             sink.event(Event::Note { note: Note::warning("cancel", text) });
         }
-    }
-
-    /// The last proof of an apply that went well: one more fresh login, after the old doors were closed. Gives back where
-    /// the host is from now on. A host's word alone is no success where ways in were touched and nobody here confirmed.
-    pub fn last(&mut self, link: &Link, ending: &mut Ending, sink: &mut dyn Sink) -> Option<Destination> {
-        if self.verb != "apply" || ending.exit != Exit::AsAsked {
-            return None;
-        }
-        let by_choice = self.live.is_some_and(|live| live.i_accept_that_this_host_may_lock_me_out);
-        let by_hand = self.held.is_empty()
-            && self.live.is_some_and(|live| terminal::can_ask() || live.confirm_within.is_some() || live.detach);
-        if self.is_risky() && !self.confirmed && !by_choice && !by_hand {
-            *ending = self.unverified(ending, "not confirmed from here; the host says: ", "");
-            return None;
-        }
-        let way = self.way.take().or_else(|| self.ways(link).into_iter().next())?;
-        let begun = Instant::now();
-        let tried = self.door.through(&way).map_err(Failure::from).and_then(|link| self.door.root_is_had(&link));
-        let (proven, seen) = match &tried {
-            Ok(()) if self.confirmed => (Proven::Yes, "sudo works; the old doors are closed".to_owned()),
-            Ok(()) => (Proven::Yes, "sudo works".to_owned()),
-            Err(failure) => (Proven::No, failure.line()),
-        };
-        let what = format!("{}{}", Evidence::LOGIN, way.place);
-        let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        sink.event(Event::Proof { evidence: Evidence { what, proven, reach: Reach::L3, seen, millis } });
-        if tried.is_err() {
-            *ending = self.unverified(ending, "", ", but the last login from here failed");
-            return None;
-        }
-        Some(way.place)
-    }
-
-    /// The ending of a run whose success this side has not seen.
-    fn unverified(&self, ending: &Ending, before: &str, after: &str) -> Ending {
-        let run = ending.run.clone();
-        let next = run.as_ref().map_or_else(|| "keyward history".to_owned(), |run| format!("keyward show {run}"));
-        let verdict = format!("{before}{}{after}", ending.verdict);
-        Ending { exit: Exit::Unverified, verdict, next: self.heed.here(&next).unwrap_or_default(), run }
     }
 }
 

@@ -149,22 +149,29 @@ impl SystemdKeeper {
     }
 
     fn prove(run: &str, host: &dyn Host) -> Result<()> {
-        let timer = Self::timer(run);
-        let shown = must(host, &[SYSTEMCTL, "show", &timer, "-p", "ActiveState", "-p", "NextElapseUSecMonotonic"])?;
-        let waits = shown.lines().any(|line| line == "ActiveState=active");
-        let elapses = shown.lines().any(|line| {
-            line.strip_prefix("NextElapseUSecMonotonic=").is_some_and(|when| !matches!(when, "" | "0" | "infinity"))
-        });
-        if !waits || !elapses {
-            return Err(Failure::failed(timer, "does not wait for the deadline").why(shown.trim().replace('\n', ", ")));
+        let (timer, recover) = (Self::timer(run), recover_unit(run));
+        let asked = ["-p", "ActiveState", "-p", "NextElapseUSecMonotonic", "-p", "UnitFileState"];
+        let words: Vec<&str> = [SYSTEMCTL, "show"].into_iter().chain(asked).chain([&*timer, &*recover]).collect();
+        let shown = must(host, &words)?;
+        // One block a unit, in the order in which they were asked for.
+        let (of_timer, of_recover) = shown.trim().split_once("\n\n").unwrap_or_default();
+        if !waits(of_timer) {
+            return Err(Failure::failed(timer, "does not wait for the deadline").why(of_timer.replace('\n', ", ")));
         }
-        let recover = recover_unit(run);
-        let enabled = must(host, &[SYSTEMCTL, "is-enabled", &recover])?;
-        if enabled.trim() == "enabled" {
+        if of_recover.lines().any(|line| line == "UnitFileState=enabled") {
             return Ok(());
         }
-        Err(Failure::failed(recover, "is not enabled, so a reboot would not roll back").why(enabled.trim()))
+        let why = of_recover.replace('\n', ", ");
+        Err(Failure::failed(recover, "is not enabled, so a reboot would not roll back").why(why))
     }
+}
+
+/// True when this is what `systemctl show` says of a timer that will elapse.
+fn waits(shown: &str) -> bool {
+    let elapses = |line: &str| {
+        line.strip_prefix("NextElapseUSecMonotonic=").is_some_and(|when| !matches!(when, "" | "0" | "infinity"))
+    };
+    shown.lines().any(|line| line == "ActiveState=active") && shown.lines().any(elapses)
 }
 
 /// The unit conflicts with the agent's own, so that systemd ends a stuck agent before the undo starts.
@@ -299,6 +306,14 @@ mod tests {
         let pending = Pending { run: "r1".into(), nonce: String::new(), deadline, window_ms: 1, unit, agent: None };
         assert!(service_text(&pending).contains("Conflicts=keyward-apply-7.scope\n"));
         assert!(!service_text(&Pending { unit: String::new(), ..pending }).contains("Conflicts"));
+        assert!(waits("ActiveState=active\nNextElapseUSecMonotonic=1min 4s"));
+        for not in [
+            "",
+            "ActiveState=active\nNextElapseUSecMonotonic=infinity",
+            "ActiveState=inactive\nNextElapseUSecMonotonic=4s",
+        ] {
+            assert!(!waits(not), "{not}");
+        }
         assert!(timer_text("r1", 12.5).contains("OnStartupSec=12.500\n"));
     }
 }

@@ -53,7 +53,7 @@ pub struct Terms<'a> {
     pub announce: &'a mut dyn FnMut(&Pending),
     /// Tells everybody that both doors stand open, also where evidence decides and nobody has to confirm.
     pub tell: &'a mut dyn FnMut(&Pending),
-    /// Tells the operator that both doors stand open and a confirmation is awaited.
+    /// Tells the operator that both doors stand open and a confirmation is awaited; the host's own proof goes on.
     pub opened: &'a mut dyn FnMut(&Pending),
     /// True when the operator wants out (a signal came).
     pub interrupted: &'a dyn Fn() -> bool,
@@ -103,12 +103,19 @@ impl Guard for LiveGuard<'_> {
         Ok(())
     }
 
-    fn decide(&mut self, run: &str, evidence: &[Evidence]) -> Result<String> {
-        // Everything is open now; a session that is to confirm must begin after this moment.
+    fn opened(&mut self, run: &str) -> Result<()> {
+        // A session that is to confirm must begin after this moment.
         self.shelf.settle(run, OPENED, &encode(&Now::read(self.host)?)?)?;
         if let Some(pending) = &self.pending {
+            if self.confirms() {
+                (self.terms.opened)(pending);
+            }
             (self.terms.tell)(pending);
         }
+        Ok(())
+    }
+
+    fn decide(&mut self, run: &str, evidence: &[Evidence]) -> Result<String> {
         // The weakest counts: one administrator's login says nothing about another's.
         let reach = |piece: &Evidence| if piece.proven == Proven::Yes { piece.reach } else { Reach::L0 };
         let reached = evidence.iter().filter(|piece| piece.is_login()).map(reach).min();
@@ -124,9 +131,6 @@ impl Guard for LiveGuard<'_> {
                 Settled::Won => Ok(because),
                 Settled::Lost(text) => said(run, &text),
             };
-        }
-        if let Some(pending) = &self.pending {
-            (self.terms.opened)(pending);
         }
         loop {
             if let Some(text) = self.shelf.settled(run, DECISION)? {

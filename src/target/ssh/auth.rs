@@ -93,11 +93,13 @@ pub(super) struct Offer {
     cap: usize,
     passwords: bool,
     notes: Vec<String>,
+    /// The key that opened, alone and without a certificate.
+    pub(super) by: Option<Candidate>,
 }
 
 impl Offer {
     pub(super) fn new(keys: Vec<Candidate>, notes: Vec<String>, cap: usize, passwords: bool) -> Self {
-        Self { keys, next: 0, cap: cap.max(1), passwords, notes }
+        Self { keys, next: 0, cap: cap.max(1), passwords, notes, by: None }
     }
 }
 
@@ -179,7 +181,10 @@ pub(super) async fn log_in(
         }
         offer.next += 1;
         match try_key(handle, &key, offer, who, agent.as_deref_mut(), patience).await? {
-            Tried::In => return Ok(End::In),
+            Tried::In => {
+                offer.by = Some(key).filter(|key| !partly && key.certificate.is_none());
+                return Ok(End::In);
+            }
             Tried::Partly(left) => {
                 methods = names(&left);
                 partly = true;

@@ -83,6 +83,7 @@ pub struct Link {
     host_key: String,
     peer: Option<SocketAddr>,
     notes: Vec<String>,
+    by: Option<keys::Candidate>,
 }
 
 /// Where one hop goes.
@@ -98,6 +99,8 @@ struct Way {
     proxy: Option<proxy::Running>,
     peer: Option<SocketAddr>,
     notes: Vec<String>,
+    /// By which key the last of them let us in.
+    by: Option<keys::Candidate>,
 }
 
 /// A connection whose host key was taken.
@@ -118,7 +121,7 @@ impl Link {
         let jumps = jumps(settings, wishes)?;
         let goal = destination.to_string();
         let runtime = runtime().map_err(local)?;
-        let way = Way { chain: Vec::new(), proxy: None, peer: None, notes: Vec::new() };
+        let way = Way { chain: Vec::new(), proxy: None, peer: None, notes: Vec::new(), by: None };
         // Dropping the runtime ends whatever a failed attempt left behind.
         let (way, meter, key) = runtime.block_on(chain(way, &jumps, settings, &goal, wishes))?;
         let driver = Driver::start(runtime, way.chain, meter, way.proxy).map_err(local)?;
@@ -130,6 +133,7 @@ impl Link {
             host_key: bare.and_then(|key| key.to_openssh().ok()).unwrap_or_default(),
             peer: way.peer,
             notes: way.notes,
+            by: way.by,
         })
     }
 
@@ -151,6 +155,11 @@ impl Link {
     /// `user@host:port`, for failures.
     pub fn place(&self) -> &str {
         &self.place
+    }
+
+    /// True when one of these keys, and nothing else, let us in.
+    pub fn is_by(&self, keys: &[crate::types::PublicKey]) -> bool {
+        self.by.as_ref().is_some_and(|by| keys.iter().any(|key| by.is(key)))
     }
 
     /// What happened on the way and the reader should know: a host key that was written down.
@@ -249,7 +258,10 @@ async fn log_in(way: &mut Way, hop: &Hop<'_>, wishes: &Wishes<'_>) -> Outcome<Op
         let last = number == wishes.connections.max(1);
         let end = auth::log_in(&mut opened.handle, &mut offer, &who, agent.as_mut(), &mut patience, last).await;
         match end {
-            Ok(End::In) => return Ok(opened),
+            Ok(End::In) => {
+                way.by = offer.by;
+                return Ok(opened);
+            }
             Ok(End::Again) => {
                 let _ = opened.handle.disconnect(russh::Disconnect::ByApplication, "", "").await;
             }
