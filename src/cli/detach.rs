@@ -10,7 +10,7 @@ use crate::engine::guard::{self, Pending};
 use crate::error::{Failure, Kind, Result};
 use crate::facts::{Facts, Init};
 use crate::host::shelf::{DirShelf, Shelf as _};
-use crate::journal;
+use crate::journal::{self, Record};
 use crate::outcome::{Exit, Sink as _};
 
 use super::terminal::{Terminal, progress};
@@ -57,6 +57,7 @@ fn follow(
             }
             if let Some(pending) = guard::pending(shelf, Some(&run))?
                 && guard::opened(shelf, &run)?.is_some()
+                && has_proven(shelf, &run)?
             {
                 return Ok(waits(&pending, shelf, terminal));
             }
@@ -78,6 +79,18 @@ fn follow(
         std::thread::sleep(PAUSE);
     }
     Ok(Ending::new(Exit::Pending, "the detached run still works on its first stage", "keyward status"))
+}
+
+/// True once the host's own proof beside the open doors is through, and has not failed.
+fn has_proven(shelf: &DirShelf, run: &str) -> Result<bool> {
+    let seen = |records: &[Record]| records.iter().any(|record| matches!(record, Record::Evidence { .. }));
+    let promised = !super::confirm::plan(shelf, run).map(|plan| plan.promises).unwrap_or_default().is_empty();
+    if promised && !seen(&journal::read(shelf, run)?) {
+        return Ok(false);
+    }
+    // What it shows is judged right after it was written.
+    std::thread::sleep(PAUSE);
+    Ok(!journal::read(shelf, run)?.iter().any(|record| matches!(record, Record::RollingBack { .. })))
 }
 
 fn waits(pending: &Pending, shelf: &DirShelf, terminal: &mut Terminal) -> Ending {

@@ -273,7 +273,7 @@ fn wall(line: &str) {
     }
 }
 
-/// The hidden verb: `ready`, `expire RUN`, `watch RUN`, `recover`, `doors RUN`. Its words go to the journal of its unit.
+/// The hidden verb: `ready`, `expire RUN`, `watch RUN`, `recover`, `doors RUN WHEN`. Its words go to the journal of its unit.
 pub fn main(words: &[OsString]) -> ExitCode {
     let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
     let done = match words.as_slice() {
@@ -284,7 +284,7 @@ pub fn main(words: &[OsString]) -> ExitCode {
         ["expire", run] => expire(run),
         ["watch", run] => quietly().and_then(|()| watch(run)),
         ["recover"] => recover(),
-        ["doors", run] => doors(run),
+        ["doors", run, when] => doors(run, *when == guard::UNDONE),
         _ => Err(Failure::input("guard", "not a call of this verb")),
     };
     match done {
@@ -369,38 +369,46 @@ fn recover() -> Result<()> {
     let (host, shelf, ledger) = (RealHost::new(), state::shelf()?, state::ledger_or_none());
     let mut events: Vec<Event> = Vec::new();
     let open = guard::open_runs(&shelf)?;
-    let undone = guard::recover(&host, &shelf, ledger.as_ref(), &mut events);
+    let recovered = guard::recover(&host, &shelf, ledger.as_ref(), &mut events);
     // Units that systemd has read before this are files that were put back meanwhile.
     reread_units(&host);
     open.iter().for_each(|run| super::motd::ended(&shelf, run));
-    let undone_now =
+    let undone =
         |run: &String| matches!(guard::ending(&shelf, run), Ok(Some((Exit::RolledBack | Exit::RollbackIncomplete, _))));
-    let needed: Vec<String> = guard::armed_runs(&host)?
-        .into_iter()
-        .filter(undone_now)
-        .filter(|run| guard::SystemdKeeper::look_at_doors(run, &host).is_ok())
-        .collect();
-    undone.and(sweep_but(&host, &shelf, &needed))
+    // Their guards look at the doors, and go if those are open. One that cannot be asked to stays until the next apply.
+    let needed: Vec<String> = guard::armed_runs(&host)?.into_iter().filter(undone).collect();
+    for run in &needed {
+        // A boot unit of another run may have asked before.
+        let _ = guard::SystemdKeeper::look_at_doors(run, open.contains(run), &host);
+    }
+    recovered.and(sweep_but(&host, &shelf, &needed))
 }
 
-/// Later in a boot that undid `run`: whether a door that was open before it is open now. Otherwise the sshd of last resort
-/// is started, and its guard stays, so that the next boot looks again.
-fn doors(run: &str) -> Result<()> {
+/// How long a look at the doors waits for whoever holds the host, and between two tries.
+const LOOK: (Duration, Duration) = (Duration::from_secs(300), Duration::from_millis(500));
+
+/// Later in a boot that undid `run` (`just`), or in a later one: whether a door is open. Otherwise the sshd of last resort
+/// is started, and the guard of `run` stays, so that the next boot looks again.
+fn doors(run: &str, just: bool) -> Result<()> {
     host::real::prepare_process()?;
     let (host, shelf, ledger) = (RealHost::new(), state::shelf()?, state::ledger_or_none());
-    let lost = match shelf.lock() {
-        Ok(_held) => last_resort::keep_a_door(&crate::journal::read(&shelf, run)?, &host),
-        // Somebody got in and is at work.
-        Err(failure) if failure.kind == Kind::Busy => None,
-        Err(failure) => return Err(failure),
+    let begun = std::time::Instant::now();
+    // Whoever is at work need not have come in by a door, and may not know that there is none.
+    let _held = loop {
+        match shelf.lock() {
+            Err(failure) if failure.kind == Kind::Busy && begun.elapsed() < LOOK.0 => std::thread::sleep(LOOK.1),
+            other => break other?,
+        }
     };
-    if let Some(failure) = lost {
+    let records = crate::journal::read(&shelf, run)?;
+    if let Some(failure) = last_resort::keep_a_door_again(&records, just, &host) {
         drop(crate::audit::record(ledger.as_ref(), run, "last_resort", &failure.line()));
         let line = format!("keyward: after the boot that undid run {run}: {} (keyward status)", failure.line());
         wall(&line);
         super::motd::tell(&line);
+        return Ok(());
     }
-    sweep(&host, &shelf)
+    guard::disarm(&host, &shelf, run, guard::keeper_of(&Facts::gather(&host)?))
 }
 
 fn reread_units(host: &RealHost) {

@@ -20,6 +20,11 @@ const WAIT: Duration = Duration::from_secs(5);
 /// After an undo: `None` when a door that was open before the run is open again, or none was. Otherwise the sshd of last
 /// resort is started, and the failure tells of it.
 pub fn keep_a_door(records: &[Record], host: &dyn Host) -> Option<Failure> {
+    keep_a_door_again(records, true, host)
+}
+
+/// The same; where the undo was not `just` now, somebody may have mended sshd onto another port, which is as good.
+pub fn keep_a_door_again(records: &[Record], just: bool, host: &dyn Host) -> Option<Failure> {
     let doors = records.iter().find_map(|record| match record {
         Record::Doors { doors } => Some(doors),
         _ => None,
@@ -27,7 +32,8 @@ pub fn keep_a_door(records: &[Record], host: &dyn Host) -> Option<Failure> {
     if doors.ports.is_empty() {
         return None;
     }
-    match listens(&doors.ports, host) {
+    let mended = if just { Vec::new() } else { configured(host) };
+    match listens(&[doors.ports.as_slice(), &mended].concat(), host) {
         Ok(true) => return None,
         Ok(false) => {}
         // No reason to start a second one, and none to call the door open.
@@ -62,6 +68,13 @@ fn listens(ports: &[u16], host: &dyn Host) -> Result<bool> {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// The ports of sshd's files as they are now; none where it does not take them.
+fn configured(host: &dyn Host) -> Vec<u16> {
+    let asked = facts::ask_sshd(host, &["-T"]).ok().filter(crate::host::Output::ok);
+    let text = asked.map(|output| output.stdout).unwrap_or_default();
+    text.lines().filter_map(|line| line.strip_prefix("port ")?.trim().parse().ok()).collect()
 }
 
 fn config(doors: &Doors) -> String {
@@ -176,7 +189,8 @@ pub fn acknowledge(host: &dyn Host) -> Result<()> {
         std::thread::sleep(Duration::from_millis(200));
         drop(host.run(&Command::new([SSHD])));
     }
-    if !listens(&ports, host)? {
+    // Perhaps it was mended onto another port.
+    if !listens(&[ports.as_slice(), &configured(host)].concat(), host)? {
         start(host)?;
         return Err(Failure::failed("sshd", "did not come back, so the one of last resort listens again")
             .hint("see why: journalctl -u ssh"));

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::change::{Change, Claim, Difference, Inverse, Note, Plan, Promise, Risk, Stage, Step, TextDiff};
+use crate::change::{
+    Action, Activation, Change, Claim, Difference, Inverse, Note, Plan, Promise, Risk, Stage, Step, TextDiff,
+};
 use crate::error::{Failure, Result};
 use crate::facts::{self, Facts, SshdMode};
 use crate::host::shelf::Shelf;
@@ -233,8 +235,7 @@ impl WayBack {
         if !pending {
             return None;
         }
-        change.activation.forward.clone_from(&made.backward);
-        change.activation.backward.clone_from(&made.forward);
+        change.activation = turned(made);
         Some(change)
     }
 
@@ -431,10 +432,16 @@ pub fn taken_back(shelf: &dyn Shelf, run: &str, by: &str) -> Result<()> {
     journal.close(Exit::RolledBack, &format!("rolled back by run {by}"), &jiff::Timestamp::now().to_string())
 }
 
+/// What follows the undo of a change follows now, and the other way round.
+fn turned(made: &Made) -> Activation {
+    // Sessions are kept before a port closes; where it opens again, that is no reason to call an undo incomplete.
+    let needed = |action: &&Action| !matches!(action, Action::KeepSessions { .. });
+    Activation { forward: made.backward.clone(), backward: made.forward.iter().filter(needed).cloned().collect() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::Action;
     use crate::facts::SSHD;
     use crate::host::memory::{MemoryHost, World};
     use crate::host::{Command, Listener, Output};
@@ -468,6 +475,8 @@ mod tests {
             undone,
         };
         let both = [Action::Run(Command::new(["/bin/true"]))];
+        let kept = [Action::KeepSessions { ports: Vec::new() }, both[0].clone()];
+        assert_eq!(turned(&made(&kept, false)), Activation { forward: both.to_vec(), backward: both.to_vec() });
         assert!(refuse_one_way("r1", &[made(&both, false), made(&[], true)]).is_ok());
         assert!(refuse_one_way("r1", &[made(&both, false), made(&[], false)]).is_err());
     }

@@ -314,21 +314,26 @@ impl Probe for RealHost {
     }
 
     fn ask_all_staged(&self, questions: &[(&[Staged], &Command)]) -> Vec<(Result<Output>, u64)> {
-        std::thread::scope(|scope| {
-            let ask = |(files, command): (&'_ [Staged], &'_ Command)| super::timed(|| staged(files, command));
-            let begun: Vec<_> = questions
-                .iter()
-                .map(|question| (*question, std::thread::Builder::new().spawn_scoped(scope, move || ask(*question))))
-                .collect();
-            // Without a thread it is asked when its turn comes.
-            begun
-                .into_iter()
-                .map(|(question, thread)| {
-                    thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| ask(question))
-                })
-                .collect()
-        })
+        questions.chunks(AT_ONCE).flat_map(all_staged).collect()
     }
+}
+
+/// Most programs that judge candidates at the same time: a host with many accounts and conditions has hundreds of them.
+const AT_ONCE: usize = 8;
+
+fn all_staged(questions: &[(&[Staged], &Command)]) -> Vec<(Result<Output>, u64)> {
+    let ask = |(files, command): (&[Staged], &Command)| super::timed(|| staged(files, command));
+    std::thread::scope(|scope| {
+        let begun: Vec<_> = questions
+            .iter()
+            .map(|question| (*question, std::thread::Builder::new().spawn_scoped(scope, move || ask(*question))))
+            .collect();
+        // Without a thread it is asked when its turn comes.
+        let answers = begun.into_iter().map(|(question, thread)| {
+            thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| ask(question))
+        });
+        answers.collect()
+    })
 }
 
 /// Asks with candidate files in a directory of their own.

@@ -125,9 +125,19 @@ fn somebody_gets_in_after_a_boot_that_brings_no_sshd_up() {
         let told = machine.sh("cat /run/motd.d/keyward").stdout;
         assert!(told.contains("did not come back") && told.contains("keyward status"), "{suite}: {told}");
 
+        reboot(&mut pending.machine);
+        let machine = &pending.machine;
+        assert!(machine.login("root", 22).stdout.starts_with("root\n"), "{suite}: the next boot looks again");
         machine.sh("mv /usr/sbin/sshd.real /usr/sbin/sshd").ok();
+        let port = if mode == Mode::Service {
+            // As somebody would do whose port 22 was the trouble.
+            machine.put("/etc/ssh/sshd_config.d/10-other.conf", b"Port 2200\n", "600");
+            2200
+        } else {
+            22
+        };
         machine.keyward(&["acknowledge"]).ok();
-        assert!(machine.login("root", 22).stdout.starts_with("root\n"), "{suite}: the real one serves again");
+        assert!(machine.login("root", port).stdout.starts_with("root\n"), "{suite}: the real one serves again");
         assert_eq!(machine.keyward(&["status"]).code, 0, "{suite}");
         assert!(!pending.guarded(), "{suite}: no boot looks any more");
     }

@@ -87,7 +87,8 @@ impl Proof<'_> {
     /// True when nothing was changed, and the connection that this came by is the login that is to be shown: as this
     /// administrator, by a key of the playbook, through its port, with sudo.
     fn is_this_login(&self, link: &Link, way: &Way) -> bool {
-        let unchanged = self.started.is_none() && self.plan.as_ref().is_some_and(|plan| plan.is_converged());
+        let begun = self.started.is_some() || self.armed.is_some() || self.confirmed;
+        let unchanged = !begun && self.plan.as_ref().is_some_and(|plan| plan.is_converged());
         let port = way.place.port.unwrap_or(22);
         unchanged
             && way.place.user.as_deref() == Some(link.user())

@@ -78,6 +78,6 @@ impl Proof<'_> {
         });
         let typed = self.door.place();
         let user = user.or_else(|| typed.user.clone()).unwrap_or_else(|| "ADMIN".to_owned());
-        Some(Destination { user: Some(user), host: typed.host.clone(), port: port.or(typed.port) })
+        Some(Destination { user: Some(user), host: typed.host.clone(), port: self.door.port().or(port).or(typed.port) })
     }
 }

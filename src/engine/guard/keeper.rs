@@ -18,8 +18,11 @@ fn program(run: &str) -> String {
 /// Directory and beginning of the name of those copies.
 pub(super) const PROGRAM: (&str, &str) = ("/var/lib/keyward", "guard-");
 
-/// Hidden verb of that copy; followed by `expire RUN`, `recover`, `doors RUN`, `watch RUN` or `ready`.
+/// Hidden verb of that copy; followed by `expire RUN`, `recover`, `doors RUN WHEN`, `watch RUN` or `ready`.
 pub const VERB: &str = "__guard";
+
+/// The last word of `doors` in the boot that undid the run.
+pub const UNDONE: &str = "undone";
 
 /// Units that the usual target starts at boot.
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
@@ -136,15 +139,17 @@ impl SystemdKeeper {
         must(host, &[SYSTEMCTL, "start", "--no-block", &Self::service(run)]).map(drop)
     }
 
-    /// Has the doors of `run` looked at as soon as this boot has brought up what opens them.
+    /// Has the doors of `run` looked at as soon as this boot, which undid it (`undone`) or is a later one, has brought up
+    /// what opens them.
     ///
     /// # Errors
     /// When systemd does not take the order.
-    pub fn look_at_doors(run: &str, host: &dyn Host) -> Result<()> {
+    pub fn look_at_doors(run: &str, undone: bool, host: &dyn Host) -> Result<()> {
         let (unit, program) = (format!("keyward-doors-{run}"), program(run));
         let order = ["/usr/bin/systemd-run", "--quiet", "--no-block", "--collect", "--unit", &unit, "-p"];
+        let when = if undone { UNDONE } else { "later" };
         let after = "After=ssh.service ssh.socket sshd.service ufw.service";
-        let words: Vec<&str> = order.into_iter().chain([after, &program, VERB, "doors", run]).collect();
+        let words: Vec<&str> = order.into_iter().chain([after, &program, VERB, "doors", run, when]).collect();
         must(host, &words).map(drop)
     }
 
@@ -154,7 +159,7 @@ impl SystemdKeeper {
         let words: Vec<&str> = [SYSTEMCTL, "show"].into_iter().chain(asked).chain([&*timer, &*recover]).collect();
         let shown = must(host, &words)?;
         // One block a unit, in the order in which they were asked for.
-        let (of_timer, of_recover) = shown.trim().split_once("\n\n").unwrap_or_default();
+        let (of_timer, of_recover) = shown.trim().split_once("\n\n").unwrap_or((shown.trim(), ""));
         if !waits(of_timer) {
             return Err(Failure::failed(timer, "does not wait for the deadline").why(of_timer.replace('\n', ", ")));
         }

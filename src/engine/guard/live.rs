@@ -132,6 +132,10 @@ impl Guard for LiveGuard<'_> {
                 Settled::Lost(text) => said(run, &text),
             };
         }
+        // The evidence that was accepted was not reached: somebody has to confirm after all.
+        if let (false, Some(pending)) = (self.confirms(), &self.pending) {
+            (self.terms.opened)(pending);
+        }
         loop {
             if let Some(text) = self.shelf.settled(run, DECISION)? {
                 return said(run, &text);
@@ -230,12 +234,13 @@ mod tests {
     use crate::host::memory::{MemoryHost, World};
     use crate::host::shelf::MemoryShelf;
 
-    /// True when this evidence decides by itself.
+    /// True when this evidence decides by itself. Otherwise somebody is called, and comes too late.
     fn decides(evidence: &[(&str, Proven, Reach)]) -> bool {
         let mut world = World::default();
         world.file("/proc/uptime", "100.00 1.00\n", 0o444);
         world.file("/proc/sys/kernel/random/boot_id", "b\n", 0o444);
         let (host, shelf) = (MemoryHost::new(world), MemoryShelf::default());
+        let mut called = false;
         let terms = Terms {
             keeper: &mut WatchKeeper,
             wanted: Wanted::L2("held".into()),
@@ -243,7 +248,7 @@ mod tests {
             unit: String::new(),
             announce: &mut |_| {},
             tell: &mut |_| {},
-            opened: &mut |_| {},
+            opened: &mut |_| called = true,
             interrupted: &|| false,
         };
         let evidence: Vec<Evidence> = evidence
@@ -253,8 +258,14 @@ mod tests {
                 Evidence { what, proven: *proven, reach: *reach, seen, millis: 0 }
             })
             .collect();
-        // Without a deadline, whoever has to wait is too late.
-        LiveGuard::new(&host, &shelf, terms).decide("r1", &evidence).is_ok()
+        let deadline = Deadline { boot: "b".into(), at_ms: 1, wall: String::new() };
+        let (unit, nonce) = (String::new(), String::new());
+        let mut guard = LiveGuard::new(&host, &shelf, terms);
+        guard.pending = Some(Pending { run: "r1".into(), nonce, deadline, window_ms: 1, unit, agent: None });
+        guard.opened("r1").unwrap();
+        let decides = guard.decide("r1", &evidence).is_ok();
+        assert_eq!(called, !decides, "who has to confirm is told so");
+        decides
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod live;
 mod standing;
 
 pub use expire::{expire, recover};
-pub use keeper::{Keeper, SystemdKeeper, VERB, WatchKeeper};
+pub use keeper::{Keeper, SystemdKeeper, UNDONE, VERB, WatchKeeper};
 pub use live::{Decision, LiveGuard, Terms, Wanted, decide};
 pub use standing::{Standing, standing};
 

@@ -11,7 +11,7 @@ say() { printf '%s\n' "$*"; }
 no() { say "no $1"; exit 1; }
 
 [ "$(id -u)" = 0 ] || no root
-for tool in uname sha256sum stat head readlink mv; do command -v "$tool" >/dev/null || no tools; done
+for tool in uname b2sum stat head readlink mv; do command -v "$tool" >/dev/null || no tools; done
 m=$(uname -m)
 say "arch $m"
 known "$m"
@@ -27,7 +27,7 @@ case $(stat -c '%F %u %a' "$d" 2>/dev/null) in
 esac
 
 # True when the open file 9 has the hash.
-whole() { s=$(sha256sum <&9) && [ "${s%% *}" = "$h" ]; }
+whole() { s=$(b2sum -l 256 <&9) && [ "${s%% *}" = "$h" ]; }
 fits() { [ -f "$f" ] && [ ! -L "$f" ] && exec 9<"$f" && whole; }
 
 if fits; then
