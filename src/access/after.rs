@@ -30,6 +30,8 @@ pub struct After<'a> {
     /// What is promised of it.
     pub promises: &'a [Promise],
     spots: RefCell<BTreeMap<AbsPath, Spot>>,
+    /// What sshd said about its candidate, by the criteria: each account asks, and without conditions all ask the same.
+    said: RefCell<BTreeMap<Option<String>, Result<Output>>>,
 }
 
 impl<'a> After<'a> {
@@ -38,7 +40,7 @@ impl<'a> After<'a> {
     /// # Errors
     /// When the databases cannot be read or edited so.
     pub fn new(probe: &'a dyn Probe, changes: &'a [Change], promises: &'a [Promise]) -> Result<Self> {
-        let after = Self { probe, changes, promises, spots: RefCell::default() };
+        let after = Self { probe, changes, promises, spots: RefCell::default(), said: RefCell::default() };
         for step in changes.iter().flat_map(|change| &change.steps) {
             after.take(step)?;
         }
@@ -107,9 +109,15 @@ impl<'a> After<'a> {
     /// Asks sshd about the configuration that it will have; `None` when the plan leaves it as it is.
     pub fn ask_sshd(&self, criteria: Option<&str>) -> Option<Result<Output>> {
         let gate = self.candidate()?;
+        let criteria = criteria.map(str::to_owned);
+        if let Some(said) = self.said.borrow().get(&criteria) {
+            return Some(said.clone());
+        }
         let mut command = gate.command.clone();
-        command.argv.extend(criteria.into_iter().flat_map(|criteria| ["-C".to_owned(), criteria.to_owned()]));
-        Some(self.probe.ask_staged(&gate.staged, &command))
+        command.argv.extend(criteria.iter().flat_map(|criteria| ["-C".to_owned(), criteria.clone()]));
+        let said = self.probe.ask_staged(&gate.staged, &command);
+        self.said.borrow_mut().insert(criteria, said.clone());
+        Some(said)
     }
 
     /// Replays the commits of a family (`iptables` or `ip6tables`) on its rules.

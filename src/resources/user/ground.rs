@@ -109,13 +109,16 @@ pub fn today() -> i64 {
     i64::try_from(seconds / 86_400).unwrap_or(0)
 }
 
+/// What is asked for [`known_elsewhere`]; `None` where there is nobody to ask.
+pub fn elsewhere(probe: &dyn Probe, database: &str, key: &str) -> Option<Command> {
+    let getent = "/usr/bin/getent";
+    probe.has_program(getent).then(|| Command::new([getent, "--", database, key]))
+}
+
 /// True when the name service knows `key` in `database` (getent(1)); asked for one key, never for the whole list.
 pub fn known_elsewhere(probe: &dyn Probe, database: &str, key: &str) -> Result<bool> {
-    let getent = "/usr/bin/getent";
-    if !probe.has_program(getent) {
-        return Ok(false);
-    }
-    let answer = probe.ask(&Command::new([getent, "--", database, key]))?;
+    let Some(question) = elsewhere(probe, database, key) else { return Ok(false) };
+    let answer = probe.ask(&question)?;
     match answer.code {
         0 => Ok(true),
         2 => Ok(false),

@@ -158,8 +158,15 @@ impl Resource for User {
     }
 
     fn questions(desired: &Desired, probe: &dyn Probe) -> Vec<Command> {
-        let asks = probe.has_program(SSHD);
-        asks.then(|| facts::sshd_for(desired.name.as_str(), probe)).into_iter().collect()
+        let name = desired.name.as_str();
+        let mut asked: Vec<Command> =
+            probe.has_program(SSHD).then(|| facts::sshd_for(name, probe)).into_iter().collect();
+        // One that is to be made must be known to no name service either.
+        let known = Databases::read(probe).is_ok_and(|databases| databases.passwd.passwd_entry(name).is_some());
+        if !known {
+            asked.extend(["passwd", "group"].iter().filter_map(|database| ground::elsewhere(probe, database, name)));
+        }
+        asked
     }
 
     fn observe(desired: &Desired, _facts: &Facts, probe: &dyn Probe) -> Result<Observed> {
