@@ -144,8 +144,9 @@ pub enum Inverse {
 pub enum Action {
     /// Runs a program that must exit 0.
     Run(Command),
-    /// Runs `run`, which must exit 0, when `check` exits with one of `codes`; otherwise there is nothing to do. Makes
-    /// acts idempotent that are not so by themselves, such as hooking a chain. `check` only reads.
+    /// Runs `run`, which must exit 0, when `check` exits with one of `codes`; when it exits with another of 0, 1 and 2 there
+    /// is nothing to do, and any other exit code is a failure. Makes acts idempotent that are not so by themselves, such
+    /// as hooking a chain. `check` only reads.
     When {
         /// Looks.
         check: Command,

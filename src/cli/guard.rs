@@ -376,7 +376,8 @@ fn recover() -> Result<()> {
     let undone =
         |run: &String| matches!(guard::ending(&shelf, run), Ok(Some((Exit::RolledBack | Exit::RollbackIncomplete, _))));
     // Their guards look at the doors, and go if those are open. One that cannot be asked to stays until the next apply.
-    let needed: Vec<String> = guard::armed_runs(&host)?.into_iter().filter(undone).collect();
+    let asked = guard::SystemdKeeper::runs(&host)?;
+    let needed: Vec<String> = guard::armed_runs(&host)?.into_iter().filter(|run| asked && undone(run)).collect();
     for run in &needed {
         // A boot unit of another run may have asked before.
         let _ = guard::SystemdKeeper::look_at_doors(run, open.contains(run), &host);

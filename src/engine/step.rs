@@ -114,10 +114,12 @@ pub fn activate(action: &Action, host: &dyn Host) -> Result<()> {
     match action {
         Action::Run(command) => run(command, host),
         Action::When { check, codes, run: then } => {
-            if codes.contains(&host.ask(check)?.code) {
-                run(then, host)
-            } else {
-                Ok(())
+            let answer = host.ask(check)?;
+            match answer.code {
+                code if codes.contains(&code) => run(then, host),
+                0..=2 => Ok(()),
+                // Killed, or it could not look: no answer, and nothing to go by.
+                code => Err(Failure::unknown(check.program(), format!("exit code {code}")).why(answer.last_line())),
             }
         }
         Action::Hangup { pidfile, program, by } => host.hangup(pidfile, program, by.as_ref()),
@@ -191,4 +193,32 @@ fn put_back(path: &AbsPath, actor: &Actor, image: &Image, host: &dyn Host) -> Re
     }
     host.restore(path, actor, image)?;
     Ok(TakenBack::Whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::memory::{MemoryHost, World};
+    use crate::host::{Output, Probe as _};
+
+    #[test]
+    fn a_check_that_gives_no_answer_is_a_failure() {
+        let (check, then) = ("/usr/sbin/check", "/usr/sbin/then");
+        for (code, acts) in [(0, Some(false)), (1, Some(true)), (2, Some(true)), (4, None), (137, None)] {
+            let host = MemoryHost::new(World::default());
+            host.program(check, move |_, _| Output { code, stdout: String::new(), stderr: String::new() });
+            host.program(then, |world, _| {
+                world.file("/acted", "", 0o644);
+                Output { code: 0, stdout: String::new(), stderr: String::new() }
+            });
+            let (check, run) = (Command::new([check]), Command::new([then]));
+            let done = activate(&Action::When { check, codes: vec![1, 2], run }, &host);
+            assert_eq!(done.is_ok(), acts.is_some(), "{code}");
+            assert_eq!(
+                host.meta(&AbsPath::fixed("/acted"), &Actor::Root).unwrap().is_some(),
+                acts == Some(true),
+                "{code}"
+            );
+        }
+    }
 }

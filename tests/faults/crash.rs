@@ -199,28 +199,42 @@ fn take_back(ground: &mut Ground, clean: &Clean, undo: Undo, found: &mut Vec<Str
         }
         _ => {}
     }
-    match closed(ground) {
-        None => {
+    let before = closed(ground);
+    let holds = ground.record("end").as_deref() == Some("committed");
+    match before {
+        None if !holds => {
             let done = ground.keyward(&["rollback", "--yes"]);
             if done.code != 0 {
                 found.push(format!("rollback: {done:?}"));
             }
         }
+        // Committed by an agent that died before it could say so: it is taken back like any other, and not at once.
+        None => {
+            let done = ground.keyward(&["rollback", "--yes"]);
+            if done.code != 5 || closed(ground).is_none() {
+                found.push(format!("rollback of a run that holds, with nobody to confirm: {done:?}"));
+            }
+            stands(ground, clean, "committed", found);
+        }
         Some(line) if line.contains("\"exit\":\"as_asked\"") && undo != Undo::Rollback || committed(ground) => {
-            // It was through when it was cut off: the new state stands whole.
-            if ground.ways_new_only() {
-                let tree = ground.tree();
-                found.extend(crate::ground::differences(&clean.last, &tree));
-            } else {
-                tally::lock_out();
-                found.push(format!("committed, and the new way in does not open: {line}"));
-            }
-            let done = ground.keyward(&["rollback", "--yes", ACCEPT]);
-            if done.code != 0 {
-                found.push(format!("rollback of a committed run: {done:?}"));
-            }
+            stands(ground, clean, &line, found);
         }
         Some(_) => {}
+    }
+}
+
+/// It was through when it was cut off: the new state stands whole, and can be taken back.
+fn stands(ground: &mut Ground, clean: &Clean, line: &str, found: &mut Vec<String>) {
+    if ground.ways_new_only() {
+        let tree = ground.tree();
+        found.extend(crate::ground::differences(&clean.last, &tree));
+    } else {
+        tally::lock_out();
+        found.push(format!("committed, and the new way in does not open: {line}"));
+    }
+    let done = ground.keyward(&["rollback", "--yes", ACCEPT]);
+    if done.code != 0 {
+        found.push(format!("rollback of a committed run: {done:?}"));
     }
 }
 
@@ -258,7 +272,7 @@ const CUTS: [(Cut, Undo); 6] = [
 const STRIDE: usize = 40;
 
 /// The cases of this part: half of the calls, with all cuts; or half of the sample, with one cut each. The sample is where
-/// the journal has grown since the host last changed, and some in between.
+/// the journal has grown since the host last changed, right after the commit, and some in between.
 fn cases(clean: &Clean, part: usize) -> Vec<(&Call, Cut, Undo)> {
     let calls: Vec<&Call> = clean.calls.iter().filter(|call| call.kind != Kind::Start).collect();
     if tally::all() {
@@ -266,7 +280,8 @@ fn cases(clean: &Clean, part: usize) -> Vec<(&Call, Cut, Undo)> {
         return half.flat_map(|(_, call)| CUTS.map(|(cut, undo)| (*call, cut, undo))).collect();
     }
     let boundary = |at: usize| calls[at].is_boundary() && (at == 0 || !calls[at - 1].is_journal());
-    let chosen = (0..calls.len()).filter(|at| boundary(*at) || at % STRIDE == STRIDE / 2);
+    let commit = |at: usize| at > 0 && calls[at - 1].name == "linkat" && calls[at - 1].place.ends_with(".end");
+    let chosen = (0..calls.len()).filter(|at| boundary(*at) || commit(*at) || at % STRIDE == STRIDE / 2);
     let half = chosen.enumerate().filter(|(index, _)| index % 2 == part);
     half.map(|(index, at)| (calls[at], CUTS[index / 2 % CUTS.len()].0, CUTS[index / 2 % CUTS.len()].1)).collect()
 }

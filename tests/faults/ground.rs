@@ -353,7 +353,8 @@ impl Ground {
         Session(receiver.recv().unwrap())
     }
 
-    /// An operator outside, who confirms through the new door as soon as it is open. Ends with the value.
+    /// An operator outside, who confirms through the new door once it is open and the host's own proof is through: beside it
+    /// the calls of the agent would be others each time. Ends with the value.
     pub fn operator(&self) -> Operator {
         let state = self.path(STATE);
         let mut request = self.request(INSIDE_V4.into(), NEW, CONFIRM);
@@ -365,11 +366,16 @@ impl Ground {
         let pid = std::sync::Arc::new(AtomicU32::new(0));
         let (stop, session) = (std::sync::Arc::clone(&over), std::sync::Arc::clone(&pid));
         let thread = std::thread::spawn(move || {
-            let opened = |state: &Path| {
+            let proven = |state: &Path| {
                 let names = std::fs::read_dir(state).into_iter().flatten().flatten();
-                names.map(|entry| entry.path()).any(|path| path.extension().is_some_and(|end| end == "opened"))
+                let opened = |path: &PathBuf| path.extension().is_some_and(|end| end == "opened");
+                let seen = |path: PathBuf| {
+                    let journal = std::fs::read_to_string(path.with_extension("journal")).unwrap_or_default();
+                    journal.contains("\"record\":\"evidence\"")
+                };
+                names.map(|entry| entry.path()).filter(opened).any(seen)
             };
-            while !opened(&state) {
+            while !proven(&state) {
                 if stop.load(Ordering::Relaxed) {
                     return None;
                 }
