@@ -188,10 +188,12 @@ impl<'a> Journal<'a> {
     /// When it cannot be made durable.
     pub fn begin(shelf: &'a dyn Shelf, run: &str, at: &str, plan: &Plan) -> Result<Self> {
         shelf.create(run)?;
-        shelf.reserve(run)?;
         let journal = Self { shelf, run: run.to_owned(), written: RefCell::default() };
         let plan = Box::new(without_contents(plan));
-        journal.write(&Record::Begin { version: VERSION, run: run.to_owned(), at: at.to_owned(), plan })?;
+        let begin = Record::Begin { version: VERSION, run: run.to_owned(), at: at.to_owned(), plan };
+        let begun = shelf.reserve(run).and_then(|()| journal.write(&begin));
+        // What never began is no run. Where it cannot be removed, it is empty, and says so itself.
+        begun.inspect_err(|_| shelf.discard(run))?;
         Ok(journal)
     }
 

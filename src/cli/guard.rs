@@ -305,26 +305,30 @@ pub fn quietly() -> Result<()> {
     nix::unistd::dup2_stderr(&null).map_err(|errno| failed(&errno))
 }
 
-/// Between two tries of a watchdog, as of systemd.
-const AGAIN: Duration = Duration::from_secs(5);
+/// Between two tries of a watchdog, as of systemd; meanwhile it looks so often whether its run is over.
+const AGAIN: (u32, Duration) = (10, Duration::from_millis(500));
 
 /// Nobody starts a watchdog again: what fails now may pass later, and until the run is over it is the only way back.
 fn watch(run: &str) -> Result<()> {
+    let over = || {
+        state::shelf_if_any().is_ok_and(|shelf| {
+            shelf.is_none_or(|shelf| match shelf.read(run) {
+                Ok(text) => text.is_none() || guard::ending(&shelf, run).is_ok_and(|end| end.is_some()),
+                Err(_) => false,
+            })
+        })
+    };
     loop {
         let failure = match expire(run) {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
-        let over = state::shelf_if_any().is_ok_and(|shelf| {
-            shelf.is_none_or(|shelf| match shelf.read(run) {
-                Ok(text) => text.is_none() || guard::ending(&shelf, run).is_ok_and(|end| end.is_some()),
-                Err(_) => false,
-            })
-        });
-        if over {
-            return Err(failure);
+        for _ in 0..AGAIN.0 {
+            if over() {
+                return Err(failure);
+            }
+            std::thread::sleep(AGAIN.1);
         }
-        std::thread::sleep(AGAIN);
     }
 }
 

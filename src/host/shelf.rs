@@ -1,8 +1,10 @@
 //! Durable private storage for the journals of runs: one append-only file a run, under a directory that only root can
 //! reach. Knows nothing of what the lines say.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+mod memory;
+
+pub use memory::MemoryShelf;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -38,6 +40,9 @@ pub trait Shelf {
     /// # Errors
     /// When it exists or cannot be made durable.
     fn create(&self, run: &str) -> Result<()>;
+
+    /// Takes away what was made for a run that never began, as far as that can be.
+    fn discard(&self, run: &str);
 
     /// Appends one line (without its newline).
     ///
@@ -245,9 +250,15 @@ impl Shelf for DirShelf {
         let path = self.file(run)?;
         let mut options = fs::OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
-        let made = options.open(&path).and_then(|file| file.sync_all());
-        made.map_err(|error| Failure::failed(path.display().to_string(), "cannot be made").why(error))?;
-        sync_parent(&path)
+        let failed = |error: std::io::Error| Failure::failed(path.display().to_string(), "cannot be made").why(error);
+        let file = options.open(&path).map_err(failed)?;
+        file.sync_all().map_err(failed).and_then(|()| sync_parent(&path)).inspect_err(|_| self.discard(run))
+    }
+
+    fn discard(&self, run: &str) {
+        for path in [self.file(run), self.record(run, RESERVE)].into_iter().flatten() {
+            let _ = fs::remove_file(path);
+        }
     }
 
     fn append(&self, run: &str, line: &str, durability: Durability) -> Result<()> {
@@ -368,76 +379,6 @@ impl Shelf for DirShelf {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Failure::unknown(path.display().to_string(), "cannot be read").why(error)),
         }
-    }
-}
-
-/// Journals in memory, for law tests.
-#[derive(Debug, Default)]
-pub struct MemoryShelf {
-    runs: RefCell<BTreeMap<String, String>>,
-    records: RefCell<BTreeMap<(String, String), String>>,
-}
-
-struct NoLock;
-
-impl Held for NoLock {}
-
-impl Shelf for MemoryShelf {
-    fn lock(&self) -> Result<Box<dyn Held>> {
-        Ok(Box::new(NoLock))
-    }
-
-    fn create(&self, run: &str) -> Result<()> {
-        self.runs.borrow_mut().insert(run.to_owned(), String::new());
-        Ok(())
-    }
-
-    fn append(&self, run: &str, line: &str, _: Durability) -> Result<()> {
-        let mut runs = self.runs.borrow_mut();
-        let journal = runs.get_mut(run).ok_or_else(|| Failure::failed(run, "no such run"))?;
-        journal.push_str(line);
-        journal.push('\n');
-        Ok(())
-    }
-
-    fn read(&self, run: &str) -> Result<Option<String>> {
-        Ok(self.runs.borrow().get(run).cloned())
-    }
-
-    fn replace(&self, run: &str, text: &str) -> Result<()> {
-        self.runs.borrow_mut().insert(run.to_owned(), text.to_owned());
-        Ok(())
-    }
-
-    fn runs(&self) -> Result<Vec<String>> {
-        Ok(self.runs.borrow().keys().cloned().collect())
-    }
-
-    fn settle(&self, run: &str, name: &str, text: &str) -> Result<Settled> {
-        let mut records = self.records.borrow_mut();
-        match records.get(&(run.to_owned(), name.to_owned())) {
-            Some(set) => Ok(Settled::Lost(set.clone())),
-            None => {
-                records.insert((run.to_owned(), name.to_owned()), text.to_owned());
-                Ok(Settled::Won)
-            }
-        }
-    }
-
-    fn reserve(&self, _: &str) -> Result<()> {
-        Ok(())
-    }
-
-    fn forget(&self, run: &str, name: &str) {
-        self.records.borrow_mut().remove(&(run.to_owned(), name.to_owned()));
-    }
-
-    fn place(&self, run: &str, name: &str) -> String {
-        format!("{run}.{name}")
-    }
-
-    fn settled(&self, run: &str, name: &str) -> Result<Option<String>> {
-        Ok(self.records.borrow().get(&(run.to_owned(), name.to_owned())).cloned())
     }
 }
 

@@ -80,7 +80,9 @@ fn judge(ground: &mut Ground, clean: &Clean, end: &End, lasting: bool, found: &m
         4 | 8 if lasting => {}
         code => found.push(format!("exit {code}: {}", end.said)),
     }
-    if ground.run().is_some() && (closed(ground).is_none() || end.code == 4) {
+    // One that never began is no run; its file stays where nothing can be removed.
+    let began = ground.record("journal").is_some_and(|journal| !journal.is_empty());
+    if began && (closed(ground).is_none() || end.code == 4) {
         let done = ground.keyward(&["rollback", "--yes"]);
         if done.code != 0 {
             found.push(format!("rollback once the fault is over: {done:?} after exit {}", end.code));
