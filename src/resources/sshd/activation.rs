@@ -18,13 +18,17 @@ impl Job<'_> {
     pub(super) fn listen(&self, change: &mut Change, open: &[u16], closed: &[u16], before: Option<&[u16]>) {
         let present = self.present();
         let before = before.unwrap_or(&present);
+        // An undo that is made again, since its journal could not tell how far it came, may find the run's own port shut
+        // already: what has to come back is what was there.
+        let old: Vec<u16> = before.iter().copied().filter(|port| present.contains(port)).collect();
+        let old = if old.is_empty() { before } else { &old };
         let Some(socket) = self.observed.daemon.socket.as_ref().filter(|_| self.wanted_port().is_some()) else {
             // A daemon that is not running yet is started after this change, and stopped before its undo.
             if change.stage == Stage::Additive && self.facts.sshd_mode == SshdMode::Stopped {
                 return;
             }
             change.activation.forward = self.reload(open, closed);
-            change.activation.backward = self.back(before);
+            change.activation.backward = self.back(old);
             return;
         };
         if !socket.generated {
@@ -44,7 +48,7 @@ impl Job<'_> {
         change.activation.forward = socket::restart(socket);
         change.activation.forward.push(await_listeners(open, closed));
         change.activation.backward = socket::restart(socket);
-        change.activation.backward.push(await_listeners(before, &[]));
+        change.activation.backward.push(await_listeners(old, &[]));
     }
 
     /// Makes the daemon read its configuration, and waits until it listens as it should.

@@ -301,7 +301,8 @@ impl Job<'_> {
                 serving.extend(self.wanted_port());
             }
             change.activation.forward = self.reload(&serving, &[]);
-            change.activation.backward = self.back(&serving);
+            // The run's own port may be shut again by the time that this is undone once more.
+            change.activation.backward = self.back(&self.present());
             changes.push(change);
         }
         if moves {
