@@ -177,7 +177,8 @@ pub fn closed(ground: &Ground) -> Option<String> {
 }
 
 fn take_back(ground: &mut Ground, clean: &Clean, undo: Undo, found: &mut Vec<String>) {
-    if ground.run().is_none() {
+    // Before its first record a run has not begun, and there is nothing to undo.
+    if ground.record("journal").is_none_or(|journal| journal.is_empty()) {
         return;
     }
     match undo {
