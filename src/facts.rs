@@ -149,6 +149,17 @@ pub const SSHD: &str = "/usr/sbin/sshd";
 /// Where sshd writes its pid.
 pub const SSHD_PID: &str = "/run/sshd.pid";
 
+impl Init {
+    /// What runs as PID 1.
+    ///
+    /// # Errors
+    /// When that cannot be looked at.
+    pub fn of(probe: &dyn Probe) -> Result<Self> {
+        let booted = probe.meta(&AbsPath::fixed("/run/systemd/system"), &Actor::Root)?;
+        Ok(if booted.is_some() { Self::Systemd } else { Self::Other })
+    }
+}
+
 impl Facts {
     /// Looks at the host once.
     ///
@@ -163,10 +174,7 @@ impl Facts {
                 .map(|value| value.trim_matches(['"', '\'']).to_owned())
                 .unwrap_or_default()
         };
-        let init = match probe.meta(&AbsPath::fixed("/run/systemd/system"), &Actor::Root)? {
-            Some(_) => Init::Systemd,
-            None => Init::Other,
-        };
+        let init = Init::of(probe)?;
         let container = ["/.dockerenv", "/run/.containerenv", "/run/systemd/container"]
             .iter()
             .any(|mark| matches!(probe.meta(&AbsPath::fixed(mark), &Actor::Root), Ok(Some(_))));
@@ -188,7 +196,7 @@ impl Facts {
         if !probe.has_program(SSHD) {
             return Vec::new();
         }
-        let systemd = matches!(probe.meta(&AbsPath::fixed("/run/systemd/system"), &Actor::Root), Ok(Some(_)));
+        let systemd = matches!(Init::of(probe), Ok(Init::Systemd));
         let socket = systemd && probe.listeners().is_ok_and(|all| all.iter().any(may_be_of_systemd));
         socket.then(socket_question).into_iter().collect()
     }

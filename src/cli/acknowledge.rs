@@ -25,11 +25,11 @@ pub fn run(args: &AcknowledgeArgs) -> Result<Ending> {
             other => other?,
         }
         audit::record(&state::ledger()?, "", "acknowledged", SERVES)?;
+        super::motd::forget();
         // The guard that would have started it again after a boot.
         if let Some(shelf) = state::shelf_if_any()? {
             super::guard::sweep(&host, &shelf)?;
         }
-        super::motd::forget();
     }
     match &args.run {
         Some(run) => mended(run),

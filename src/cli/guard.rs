@@ -380,11 +380,13 @@ fn recover() -> Result<()> {
     let undone =
         |run: &String| matches!(guard::ending(&shelf, run), Ok(Some((Exit::RolledBack | Exit::RollbackIncomplete, _))));
     // Their guards look at the doors, and go if those are open. One that cannot be asked to stays until the next apply.
-    let asked = guard::SystemdKeeper::runs(&host)?;
-    let needed: Vec<String> = guard::armed_runs(&host)?.into_iter().filter(|run| asked && undone(run)).collect();
+    let boots = Init::of(&host)? == Init::Systemd;
+    let needed: Vec<String> = guard::armed_runs(&host)?.into_iter().filter(|run| boots && undone(run)).collect();
     for run in &needed {
-        // A boot unit of another run may have asked before.
-        let _ = guard::SystemdKeeper::look_at_doors(run, open.contains(run), &host);
+        // A boot unit of another run may have asked before; whatever it is, the unit's log tells.
+        if let Err(failure) = guard::SystemdKeeper::look_at_doors(run, open.contains(run), &host) {
+            progress(&format!("{failure}\n"));
+        }
     }
     recovered.and(sweep_but(&host, &shelf, &needed))
 }
@@ -406,7 +408,7 @@ fn doors(run: &str, just: bool) -> Result<()> {
         }
     };
     let records = crate::journal::read(&shelf, run)?;
-    if let Some(failure) = last_resort::keep_a_door_again(&records, just, &host) {
+    if let Some(failure) = last_resort::keep_a_door(&records, just, &host) {
         drop(crate::audit::record(ledger.as_ref(), run, "last_resort", &failure.line()));
         let line = format!("keyward: after the boot that undid run {run}: {} (keyward status)", failure.line());
         wall(&line);

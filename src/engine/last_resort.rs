@@ -18,13 +18,9 @@ const SYSTEMCTL: &str = "/usr/bin/systemctl";
 const WAIT: Duration = Duration::from_secs(5);
 
 /// After an undo: `None` when a door that was open before the run is open again, or none was. Otherwise the sshd of last
-/// resort is started, and the failure tells of it.
-pub fn keep_a_door(records: &[Record], host: &dyn Host) -> Option<Failure> {
-    keep_a_door_again(records, true, host)
-}
-
-/// The same; where the undo was not `just` now, somebody may have mended sshd onto another port, which is as good.
-pub fn keep_a_door_again(records: &[Record], just: bool, host: &dyn Host) -> Option<Failure> {
+/// resort is started, and the failure tells of it. Where the undo was not `just` now, somebody may have mended sshd onto
+/// another port, which is as good.
+pub fn keep_a_door(records: &[Record], just: bool, host: &dyn Host) -> Option<Failure> {
     let doors = records.iter().find_map(|record| match record {
         Record::Doors { doors } => Some(doors),
         _ => None,

@@ -140,7 +140,7 @@ pub fn unwind(journal: &Journal<'_>, scope: Scope, machine: Machine, host: &dyn 
         once(journal, scope, machine, host, sink, &mut remains);
     }
     if scope == Scope::All && machine == Machine::Running {
-        let lost = last_resort::keep_a_door(&journal.records(), host);
+        let lost = last_resort::keep_a_door(&journal.records(), true, host);
         remains.failures.extend(lost.inspect(|failure| sink.event(Event::Failed { failure: failure.clone() })));
     }
     remains

@@ -424,6 +424,6 @@ pub trait Host: Probe {
     /// older than itself, and takes the next packet of one for a new connection, which a port that was shut refuses.
     ///
     /// # Errors
-    /// When one of them cannot be made known; all are tried.
+    /// When one of them cannot be made known; the others are, unless the kernel does not answer at all.
     fn keep_sessions(&self, ports: &[Port]) -> Result<()>;
 }

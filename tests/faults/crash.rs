@@ -177,8 +177,7 @@ pub fn closed(ground: &Ground) -> Option<String> {
 }
 
 fn take_back(ground: &mut Ground, clean: &Clean, undo: Undo, found: &mut Vec<String>) {
-    // Before its first record a run has not begun, and there is nothing to undo.
-    if ground.record("journal").is_none_or(|journal| journal.is_empty()) {
+    if ground.run().is_none() {
         return;
     }
     match undo {
@@ -199,6 +198,9 @@ fn take_back(ground: &mut Ground, clean: &Clean, undo: Undo, found: &mut Vec<Str
             }
         }
         _ => {}
+    }
+    if !ground.has_begun() {
+        return nothing_to_undo(ground, found);
     }
     let before = closed(ground);
     let holds = ground.record("end").as_deref() == Some("committed");
@@ -221,6 +223,14 @@ fn take_back(ground: &mut Ground, clean: &Clean, undo: Undo, found: &mut Vec<Str
             stands(ground, clean, &line, found);
         }
         Some(_) => {}
+    }
+}
+
+/// Before its first record a run has not begun, and that is what is said.
+pub fn nothing_to_undo(ground: &Ground, found: &mut Vec<String>) {
+    let done = ground.keyward(&["rollback", "--yes"]);
+    if done.code != 1 || !done.stderr.contains("there is no run to roll back") {
+        found.push(format!("rollback of a run that has not begun: {done:?}"));
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use crate::crash::{ACCEPT, Clean, LONG, closed, finish, halfway, look, once};
+use crate::crash::{ACCEPT, Clean, LONG, closed, finish, halfway, look, nothing_to_undo, once};
 use crate::ground::{Ground, NEW, differences};
 use crate::tally::{self, Findings};
 use crate::tracer::{Call, Deed, End, Kind, Watch, follow};
@@ -80,9 +80,14 @@ fn judge(ground: &mut Ground, clean: &Clean, end: &End, lasting: bool, found: &m
         4 | 8 if lasting => {}
         code => found.push(format!("exit {code}: {}", end.said)),
     }
-    // One that never began is no run; its file stays where nothing can be removed.
-    let began = ground.record("journal").is_some_and(|journal| !journal.is_empty());
-    if began && (closed(ground).is_none() || end.code == 4) {
+    if ground.run().is_none() {
+        return;
+    }
+    // Its file stays where nothing can be removed.
+    if !ground.has_begun() {
+        return nothing_to_undo(ground, found);
+    }
+    if closed(ground).is_none() || end.code == 4 {
         let done = ground.keyward(&["rollback", "--yes"]);
         if done.code != 0 {
             found.push(format!("rollback once the fault is over: {done:?} after exit {}", end.code));

@@ -267,6 +267,11 @@ impl Ground {
         std::fs::read_to_string(self.path(&format!("{STATE}/{}.{name}", self.run()?))).ok()
     }
 
+    /// True once the newest run has its first record.
+    pub fn has_begun(&self) -> bool {
+        self.record("journal").is_some_and(|journal| !journal.is_empty())
+    }
+
     /// What is wrong with the copy after an undo; empty when it is as it was.
     pub fn blemishes(&mut self) -> Vec<String> {
         let begun = Instant::now();

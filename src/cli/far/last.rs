@@ -41,7 +41,9 @@ impl Proof<'_> {
         let begun = Instant::now();
         let tried = self.door.through(way).map_err(Failure::from).and_then(|link| self.door.root_is_had(&link));
         let (proven, seen) = match &tried {
-            Ok(()) if self.confirmed => (Proven::Yes, "sudo works; the old doors are closed".to_owned()),
+            Ok(()) if self.confirmed => {
+                (Proven::Yes, "sudo works; the host says that the old doors are closed".to_owned())
+            }
             Ok(()) => (Proven::Yes, "sudo works".to_owned()),
             Err(failure) => (Proven::No, failure.line()),
         };

@@ -139,14 +139,6 @@ impl SystemdKeeper {
         must(host, &[SYSTEMCTL, "start", "--no-block", &Self::service(run)]).map(drop)
     }
 
-    /// True where systemd is PID 1.
-    ///
-    /// # Errors
-    /// When that cannot be seen.
-    pub fn runs(host: &dyn Host) -> Result<bool> {
-        Ok(host.meta(&AbsPath::fixed("/run/systemd/system"), &Actor::Root)?.is_some())
-    }
-
     /// Has the doors of `run` looked at as soon as this boot, which undid it (`undone`) or is a later one, has brought up
     /// what opens them.
     ///

@@ -65,6 +65,10 @@ pub fn make_known(ports: &[Port]) -> Result<()> {
         if let Err(errno) = tell(&connection, timeout) {
             let place = format!("the session from {}", connection.remote);
             left.get_or_insert(Failure::failed(place, "cannot be made known to the firewall").why(errno.desc()));
+            if errno == Errno::EAGAIN {
+                // Who does not answer once will not answer for the others, and a port waits to be shut.
+                break;
+            }
         }
     }
     left.map_or(Ok(()), Err)
