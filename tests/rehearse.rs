@@ -77,6 +77,22 @@ fn a_run_that_is_struck_in_the_middle_lets_somebody_in_afterwards() {
     assert!(done.code == 1 && done.stderr.contains("the run ended before the fault could strike"), "{done:?}");
 }
 
+/// keyward's own processes at a terminal are nobody who is logged in by the new account, which has to go.
+#[test]
+fn a_run_at_a_terminal_is_undone_whole() {
+    let test = "a_run_at_a_terminal_is_undone_whole";
+    let tree = match support::tree("bookworm") {
+        Ok(tree) => tree,
+        Err(reason) => return skipped(test, &reason),
+    };
+    let line = format!("exec {KEYWARD} rehearse {PLAYBOOK} --fault drop@5 --root {}", tree.display());
+    let mut command = Command::new("script");
+    command.args(["-q", "-e", "-c", &line, "/dev/null"]);
+    let done = finish(command, b"");
+    let told = done.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(done.code == 0 && told.contains("survived drop@5: rolled back"), "{} {told}", done.code);
+}
+
 /// The first day of a server: nothing is installed, so packages are fetched into the copy and sshd is started.
 #[test]
 fn a_rehearsal_of_a_bare_machine_fetches_what_is_missing() {

@@ -5,13 +5,12 @@
 
 use std::io::{BufRead, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{Gid, Uid, getresgid, getresuid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, getresgid, getresuid, setgroups, setresgid, setresuid, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::act::{self, Done, Work};
@@ -69,7 +68,6 @@ impl Session {
             .arg(AS_USER_ARG)
             .env_clear()
             .current_dir("/")
-            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
@@ -157,6 +155,10 @@ fn ready(pipe: impl AsFd, flags: PollFlags, until: Instant) -> bool {
 /// The child's whole life: hears who it is to be, becomes that user for good, works until its input ends.
 /// Not for people; needs root and a pipe.
 pub fn as_user_main() -> ExitCode {
+    // A process of the account that has a terminal would be somebody who is logged in, and Ctrl-C there is not for this one.
+    if setsid().is_err() {
+        return ExitCode::FAILURE;
+    }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let mut lines = std::io::stdin().lock().split(b'\n');
     let Some(Ok(hello)) = lines.next() else { return ExitCode::FAILURE };
