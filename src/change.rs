@@ -165,6 +165,15 @@ pub enum Action {
         /// Sends the signal, such as `systemctl reload`; `None`: keyward sends it itself.
         by: Option<Command>,
     },
+    /// Makes systemd listen as a socket unit says now. A socket unit cannot be started while its service runs, so the
+    /// service goes first, and its sessions live on (KillMode=process). Where somebody connects in between and starts it
+    /// again, that is repeated.
+    RestartSocket {
+        /// The socket unit.
+        socket: String,
+        /// The one service that takes all of its connections; `None` where each connection gets its own (`Accept=yes`).
+        service: Option<String>,
+    },
     /// Makes the sessions of these TCP ports known to the firewall, before a rule of it shuts the ports. Where that cannot
     /// be, it is said, and the run goes on: who is logged in may log in anew.
     KeepSessions {

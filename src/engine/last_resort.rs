@@ -9,6 +9,8 @@ use crate::host::{Actor, Command, Host, Listener, Node, Owner, Probe};
 use crate::journal::Record;
 use crate::types::AbsPath;
 
+use super::step;
+
 /// Its configuration; there while it runs, gone with a reboot.
 const CONFIG: &str = "/run/keyward/last-resort.conf";
 const PID_FILE: &str = "/run/keyward/last-resort.pid";
@@ -175,9 +177,12 @@ pub fn acknowledge(host: &dyn Host) -> Result<()> {
         // Its sessions go on (KillMode=process), the one that this is said from among them.
         drop(host.run(&Command::new([SYSTEMCTL, "stop", UNIT])));
         let by_socket = host.ask(&Command::new([SYSTEMCTL, "is-enabled", "--quiet", "ssh.socket"]))?.ok();
-        let unit = if by_socket { "ssh.socket" } else { "ssh.service" };
-        drop(host.run(&Command::new([SYSTEMCTL, "reset-failed", "ssh.socket", "ssh.service"])));
-        drop(host.run(&Command::new([SYSTEMCTL, "restart", unit])));
+        if by_socket {
+            drop(step::restart_socket("ssh.socket", Some("ssh.service"), host));
+        } else {
+            drop(host.run(&Command::new([SYSTEMCTL, "reset-failed", "ssh.service"])));
+            drop(host.run(&Command::new([SYSTEMCTL, "restart", "ssh.service"])));
+        }
     } else {
         let pid = host.read(&AbsPath::fixed(PID_FILE), &Actor::Root)?.unwrap_or_default();
         let pid = String::from_utf8_lossy(&pid).trim().to_owned();

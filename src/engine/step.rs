@@ -13,6 +13,10 @@ use crate::types::{AbsPath, Port};
 
 use super::live_account;
 
+const SYSTEMCTL: &str = "/usr/bin/systemctl";
+/// How often a socket that systemd cannot restart is tried.
+const RESTARTS: usize = 10;
+
 /// Journals the change, then each step's undo before the step itself.
 ///
 /// # Errors
@@ -123,9 +127,36 @@ pub fn activate(action: &Action, host: &dyn Host) -> Result<()> {
             }
         }
         Action::Hangup { pidfile, program, by } => host.hangup(pidfile, program, by.as_ref()),
+        Action::RestartSocket { socket, service } => restart_socket(socket, service.as_deref(), host),
         Action::KeepSessions { ports } => host.keep_sessions(ports),
         Action::AwaitListeners { open, closed, deadline_ms } => await_listeners(open, closed, *deadline_ms, host),
     }
+}
+
+/// systemd refuses to start a socket whose service is active, and whoever connects between the stop and the restart
+/// activates it; nor can it listen while a child that the daemon has just made still holds the old listener. Both pass, so
+/// a restart that was refused is tried again. Each start counts towards systemd's limit, at which the socket would fail:
+/// the count begins anew.
+///
+/// # Errors
+/// When the last of the tries fails.
+pub(super) fn restart_socket(socket: &str, service: Option<&str>, host: &dyn Host) -> Result<()> {
+    let systemctl = |verb: &str, unit: &str| run(&Command::new([SYSTEMCTL, verb, unit]), host);
+    let restart = || {
+        if let Some(unit) = service {
+            systemctl("stop", unit)?;
+            systemctl("reset-failed", unit)?;
+        }
+        systemctl("reset-failed", socket)?;
+        systemctl("restart", socket)
+    };
+    for _ in 1..RESTARTS {
+        if restart().is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    restart()
 }
 
 fn await_listeners(open: &[Port], closed: &[Port], deadline_ms: u64, host: &dyn Host) -> Result<()> {

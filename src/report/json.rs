@@ -63,7 +63,7 @@ fn commands(action: &mut Action) -> Vec<&mut Command> {
         Action::Run(command) => vec![command],
         Action::When { check, run, .. } => vec![check, run],
         Action::Hangup { by, .. } => by.iter_mut().collect(),
-        Action::KeepSessions { .. } | Action::AwaitListeners { .. } => Vec::new(),
+        Action::RestartSocket { .. } | Action::KeepSessions { .. } | Action::AwaitListeners { .. } => Vec::new(),
     }
 }
 

@@ -14,6 +14,7 @@ mod far_v6;
 mod guard;
 mod last_resort;
 mod poor;
+mod scanned;
 mod secrets;
 mod sessions;
 mod strikes;

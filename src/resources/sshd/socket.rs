@@ -30,18 +30,13 @@ pub fn text(socket: &Socket, ports: &[u16]) -> String {
     out
 }
 
-/// Makes systemd listen as the unit says. A socket unit cannot be started while its service runs, so the service
-/// goes first; its sessions live on (KillMode=process) and the next connection starts it again. Each of those starts
-/// counts towards systemd's limit, at which the socket would fail: the count begins anew.
+/// Makes systemd listen as the unit says.
 pub fn restart(socket: &Socket) -> Vec<Action> {
-    let mut actions = vec![Action::Run(Command::new([SYSTEMCTL, "daemon-reload"]))];
-    if !socket.accept {
-        actions.push(Action::Run(Command::new([SYSTEMCTL, "stop", "ssh.service"])));
-        actions.push(Action::Run(Command::new([SYSTEMCTL, "reset-failed", "ssh.service"])));
-    }
-    actions.push(Action::Run(Command::new([SYSTEMCTL, "reset-failed", "ssh.socket"])));
-    actions.push(Action::Run(Command::new([SYSTEMCTL, "restart", "ssh.socket"])));
-    actions
+    let service = (!socket.accept).then(|| "ssh.service".to_owned());
+    vec![
+        Action::Run(Command::new([SYSTEMCTL, "daemon-reload"])),
+        Action::RestartSocket { socket: "ssh.socket".to_owned(), service },
+    ]
 }
 
 /// Makes the next connection meet the new configuration: the daemon that the socket has started goes, the socket stays
