@@ -267,9 +267,9 @@ impl Ground {
         std::fs::read_to_string(self.path(&format!("{STATE}/{}.{name}", self.run()?))).ok()
     }
 
-    /// True once the newest run has its first record.
+    /// True once the newest run has its first record whole; torn by a power cut it is none.
     pub fn has_begun(&self) -> bool {
-        self.record("journal").is_some_and(|journal| !journal.is_empty())
+        self.record("journal").is_some_and(|journal| journal.contains('\n'))
     }
 
     /// What is wrong with the copy after an undo; empty when it is as it was.

@@ -1,8 +1,10 @@
 //! A machine with systemd as process 1: a container of a lab tree, and logins to it from outside.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use keyward::proof::{Door, Line, PipeWorker, PrivateHalf, Reply, Request, WORKER_ARG, Worker as _};
 use russh::keys::ssh_key::LineEnding;
@@ -29,6 +31,10 @@ const RUN: [&str; 16] = [
     "--tmpfs",
     "/run/lock",
 ];
+/// For a systemd that knows version 2 of the control groups only, where the kernel gives version 1 to containers: its own
+/// mount of version 2, which all such containers of a machine share, so there is one of them at a time.
+const UNIFIED: &str =
+    "umount -R /sys/fs/cgroup; mkdir -p /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup && exec /sbin/init";
 const PLAYBOOK: &str = r#"version: 1
 min_ways_in: 1
 users:
@@ -61,7 +67,11 @@ pub struct Machine {
     pub name: String,
     pub address: IpAddr,
     pub key: PrivateKey,
+    _alone: Option<MutexGuard<'static, ()>>,
 }
+
+/// Held by the one machine that has a mount of control groups version 2 of its own.
+static ALONE: Mutex<()> = Mutex::new(());
 
 pub fn docker(args: &[&str], input: &[u8]) -> Done {
     let mut command = Command::new("docker");
@@ -97,14 +107,17 @@ impl Machine {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("keyward-test-{suite}-{mode:?}-{}-{count}", std::process::id()).to_lowercase();
-        let tail = ["-v", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--name", &name, &image, "/sbin/init"];
-        let args: Vec<&str> = RUN.into_iter().chain(more.iter().copied()).chain(tail).collect();
+        let unified = suite == "sid" && !Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let alone = unified.then(|| ALONE.lock().unwrap_or_else(PoisonError::into_inner));
+        let groups: &[&str] = if unified { &[] } else { &["-v", "/sys/fs/cgroup:/sys/fs/cgroup:rw"] };
+        let init: &[&str] = if unified { &["/bin/sh", "-c", UNIFIED] } else { &["/sbin/init"] };
+        let args = [&RUN, more, groups, &["--name", &name, &image], init].concat();
         let done = docker(&args, b"");
         if done.code != 0 {
             return Err(format!("no container: {}", done.stderr));
         }
         let key = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519).unwrap();
-        let mut machine = Self { name, address: IpAddr::from([0, 0, 0, 0]), key };
+        let mut machine = Self { name, address: IpAddr::from([0, 0, 0, 0]), key, _alone: alone };
         machine.settle()?;
         if mode == Mode::Socket {
             machine.sh("systemctl disable --now ssh.service; systemctl enable --now ssh.socket").ok();

@@ -139,6 +139,13 @@ fn trixie_with_a_socket() {
     the_whole_job("trixie_with_a_socket", "trixie", Mode::Socket);
 }
 
+#[test]
+fn sid_with_a_service_and_with_a_socket() {
+    for mode in [Mode::Service, Mode::Socket] {
+        the_whole_job("sid_with_a_service_and_with_a_socket", "sid", mode);
+    }
+}
+
 /// What breaks the way in after the first closing step is found before the second one.
 #[test]
 fn each_closing_step_is_proven_by_a_login() {
