@@ -133,22 +133,23 @@ pub fn activate(action: &Action, host: &dyn Host) -> Result<()> {
     }
 }
 
-/// systemd refuses to start a socket whose service is active, and whoever connects between the stop and the restart
-/// activates it; nor can it listen while a child that the daemon has just made still holds the old listener. Both pass, so
-/// a restart that was refused is tried again. Each start counts towards systemd's limit, at which the socket would fail:
-/// the count begins anew.
+/// systemd refuses to start a socket whose service is active, and whoever connects while that stops starts it again; nor
+/// can it listen while a child that the daemon has just made still holds the old listener. Both pass, so a restart that was
+/// refused is tried again. systemd itself waits for the end of the service, so that what is asked of it goes through
+/// whether or not its caller lives on. Each start of the service counts towards systemd's limit, at which the socket would
+/// fail: the count begins anew.
 ///
 /// # Errors
 /// When the last of the tries fails.
 pub(super) fn restart_socket(socket: &str, service: Option<&str>, host: &dyn Host) -> Result<()> {
-    let systemctl = |verb: &str, unit: &str| run(&Command::new([SYSTEMCTL, verb, unit]), host);
+    let systemctl = |words: &[&str]| run(&Command::new([&[SYSTEMCTL], words].concat()), host);
     let restart = || {
-        if let Some(unit) = service {
-            systemctl("stop", unit)?;
-            systemctl("reset-failed", unit)?;
+        systemctl(&["reset-failed", socket])?;
+        if let Some(service) = service {
+            systemctl(&["reset-failed", service])?;
+            systemctl(&["stop", "--no-block", service])?;
         }
-        systemctl("reset-failed", socket)?;
-        systemctl("restart", socket)
+        systemctl(&["restart", socket])
     };
     for _ in 1..RESTARTS {
         if restart().is_ok() {

@@ -21,7 +21,7 @@ fn scan(machine: &Machine, over: &AtomicBool, met: &AtomicUsize) {
                 met.fetch_add(1, Ordering::Relaxed);
             }
         }
-        std::thread::sleep(Duration::from_millis(15));
+        std::thread::sleep(Duration::from_millis(40));
     }
 }
 
