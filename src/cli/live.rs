@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use crate::change::{Plan, Promise, Risk};
+use crate::change::{Note, Plan, Promise, Risk};
 use crate::engine::guard::{LiveGuard, Terms, Wanted, keeper_of};
 use crate::engine::{self, About, Apply, Prove};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, Init, SshdMode};
 use crate::host::real::RealHost;
 use crate::host::shelf::Held;
+use crate::outcome::{Event, Exit, Sink as _};
 use crate::resource::{AccessCheck, Task, Unguarded};
 
 use super::args::LiveArgs;
@@ -132,6 +133,10 @@ impl Live<'_> {
         );
         if let Some(run) = outcome.run.as_deref().filter(|_| guarded) {
             motd::ended(&shelf, run);
+        }
+        if signals.interrupted() && matches!(outcome.exit, Exit::AsAsked | Exit::Unverified) {
+            let text = "Ctrl-C came when this run was no more to be stopped; it can be rolled back now";
+            terminal.event(Event::Note { note: Note::info("keyward", text) });
         }
         Ok(Ending::from(outcome))
     }

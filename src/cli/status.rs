@@ -42,7 +42,7 @@ pub fn run(sink: &mut dyn Sink) -> Result<Ending> {
             Ending::new(Exit::Pending, verdict, format!("keyward confirm {run}"))
         }
         Standing::Confirmed => {
-            let verdict = format!("run {run} is confirmed: the old doors are being closed");
+            let verdict = format!("run {run} is confirmed, and goes on to close the old doors");
             Ending::new(Exit::Pending, verdict, "keyward status")
         }
         Standing::Undoing => {

@@ -2,6 +2,7 @@
 
 use keyward::proof::Door;
 
+use crate::ACCEPT;
 use crate::container::{Machine, Mode};
 use crate::guard::{self, Pending};
 use crate::support::{Done, skipped};
@@ -42,6 +43,20 @@ fn nobody_there_is_refused() {
     assert!(done.code == 5 && done.stderr.contains("does not outlive a reboot"), "{done:?}");
     machine.sh("umount /var/lib/keyward").ok();
     assert_eq!(machine.sh("id deploy").code, 1, "nothing was changed");
+}
+
+/// A run that decides by itself does not stop half way: who wanted it to reads so.
+#[test]
+fn an_interrupt_that_comes_too_late_is_told() {
+    let Some(machine) = blank("an_interrupt_that_comes_too_late_is_told", "bookworm") else { return };
+    let script = format!(
+        "cd /root/play; setsid -f keyward apply --yes {ACCEPT} first.yml >/tmp/said 2>&1 </dev/null
+         i=0; until grep -q 'closing and taking' /tmp/said || [ $i -gt 600 ]; do i=$((i+1)); sleep 0.02; done
+         pkill -INT -o -x keyward; until ! pgrep -x keyward >/dev/null; do sleep 0.1; done; cat /tmp/said; keyward status"
+    );
+    let said = machine.sh(&script).ok().stdout;
+    assert!(said.contains("Ctrl-C came when this run was no more to be stopped"), "{said}");
+    assert!(said.contains("applied 8 changes"), "{said}");
 }
 
 #[test]

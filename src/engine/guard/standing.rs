@@ -15,7 +15,7 @@ const KEEPER_MS: u64 = 10_000;
 pub enum Standing {
     /// It is undone after so many milliseconds unless it is confirmed.
     Waits(u64),
-    /// It was confirmed, and the old doors are being closed.
+    /// It was confirmed, and goes on to close the old doors, once the host's own proof is through as well.
     Confirmed,
     /// It is being undone now.
     Undoing,
