@@ -34,7 +34,7 @@ const SPOILED: &str = "tests/systemd/last_resort.rs::a_configuration_spoiled_aft
 const GUARD_CONFIRM: &str = "tests/systemd/guard.rs::only_a_new_login_through_the_new_door_confirms";
 
 /// In the order of the numbers, from 1.
-const CASES: [(&str, Held); 52] = [
+const CASES: [(&str, Held); 53] = [
     ("The agent is killed before it is armed", By(&[ODD, EVEN])),
     (
         "The agent is killed before or after any step",
@@ -156,7 +156,11 @@ const CASES: [(&str, Held); 52] = [
     ("sshd dies of the hangup", By(&[SPOILED, LAST_RESORT])),
     (
         "Socket activation, and only a reload",
-        By(&["tests/systemd/main.rs::bookworm_with_a_socket", "tests/systemd/main.rs::trixie_with_a_socket"]),
+        By(&[
+            "tests/systemd/main.rs::bookworm_with_a_socket",
+            "tests/systemd/main.rs::trixie_with_a_socket",
+            "tests/systemd/main.rs::sid_with_a_service_and_with_a_socket",
+        ]),
     ),
     (
         "The socket reached its start or trigger limit",
@@ -319,6 +323,13 @@ const CASES: [(&str, Held); 52] = [
             &["src/engine/apply.rs::a_run_is_the_newest_whatever_the_clock_says"],
             "the order of runs; deadlines are counted since the boot, and no lab sets its machine's clock",
         ),
+    ),
+    (
+        "Somebody connects at the moment in which a socket is restarted",
+        By(&[
+            "tests/systemd/scanned.rs::a_scanned_socket_moves_and_comes_back",
+            "tests/systemd/scanned.rs::a_scanned_socket_moves_and_comes_back_on_bookworm",
+        ]),
     ),
 ];
 
