@@ -20,7 +20,7 @@ use crate::host::shelf::Shelf;
 use crate::host::{self, Probe as _};
 use crate::journal::Record;
 use crate::outcome::{Event, Exit};
-use crate::types::{Port, Word as _};
+use crate::types::{AbsPath, Port, Word as _};
 
 use super::terminal::progress;
 use super::{handed, state};
@@ -344,7 +344,13 @@ fn expire(run: &str) -> Result<()> {
     }
     super::motd::ended(&shelf, run);
     let keeper = guard::keeper_of(&Facts::gather(&host)?);
-    undone.and(guard::disarm(&host, &shelf, run, keeper))
+    undone.and(guard::disarm(&host, &shelf, run, keeper)).and(sweep_halves())
+}
+
+/// What was cut off in the making, such as the copy of the program that would have been the guard's.
+fn sweep_halves() -> Result<()> {
+    let sweep = |dir: &'static str| host::real::sweep(&AbsPath::fixed(dir));
+    sweep(state::STATE).and(sweep(state::RUNS))
 }
 
 /// Closes what is committed and takes away the guards of closed runs: a kill may have come between a run's end, its
@@ -365,7 +371,7 @@ fn sweep_but(host: &RealHost, shelf: &dyn Shelf, needed: &[String]) -> Result<()
     for run in guard::armed_runs(host)?.into_iter().filter(|run| !needed.contains(run)) {
         swept = swept.and(guard::disarm(host, shelf, &run, keeper()));
     }
-    swept
+    swept.and(sweep_halves())
 }
 
 fn recover() -> Result<()> {

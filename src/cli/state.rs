@@ -11,6 +11,8 @@ use super::args::{Global, TargetArg};
 
 /// Journals and the head of the audit log; 0700.
 pub const STATE: &str = "/var/lib/keyward";
+/// Where in it the journals are.
+pub const RUNS: &str = "/var/lib/keyward/runs";
 /// The lock; 0700, gone with a reboot.
 pub const RUN: &str = "/run/keyward";
 /// The audit log; 0600, the one thing `uninstall` leaves.

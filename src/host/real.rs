@@ -216,6 +216,17 @@ fn root_list(path: &AbsPath) -> Result<Option<Vec<String>>> {
     Ok(Some(names))
 }
 
+/// Removes from a directory of root's the files in the making of keyward processes that are gone.
+///
+/// # Errors
+/// When the directory cannot be looked at, or somebody else could have written to it.
+pub fn sweep(path: &AbsPath) -> Result<()> {
+    if let Some(dir) = walk::trusted(path)? {
+        place::sweep(&dir);
+    }
+    Ok(())
+}
+
 /// An answer of another shape than asked for cannot come from this program.
 fn mismatch(path: &AbsPath) -> Failure {
     Failure::unknown(path.as_str(), "the child that works as the user answered something else")

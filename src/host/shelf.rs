@@ -327,7 +327,9 @@ impl Shelf for DirShelf {
     fn settle(&self, run: &str, name: &str, text: &str) -> Result<Settled> {
         let path = self.record(run, name)?;
         let place = path.display().to_string();
-        let fresh = self.dir.join(format!(".{name}-{}-{:?}.tmp", std::process::id(), std::thread::current().id()));
+        // Named like every file of ours in the making, so that it is swept like one.
+        let maker = format!("{}-{name}-{:?}", std::process::id(), std::thread::current().id());
+        let fresh = self.dir.join(format!(".keyward-{maker}.tmp"));
         let mut options = fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
         let linked = options.open(&fresh).and_then(|mut file| {

@@ -272,6 +272,11 @@ impl Ground {
         self.record("journal").is_some_and(|journal| journal.contains('\n'))
     }
 
+    fn names(&self, dir: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path(dir)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
     /// What is wrong with the copy after an undo; empty when it is as it was.
     pub fn blemishes(&mut self) -> Vec<String> {
         let begun = Instant::now();
@@ -287,9 +292,10 @@ impl Ground {
         if rules != self.rules {
             found.push(format!("rules: {rules:?} instead of {:?}", self.rules));
         }
-        let names = std::fs::read_dir(self.path("/var/lib/keyward")).into_iter().flatten().flatten();
-        let names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let names = self.names("/var/lib/keyward");
         found.extend(names.iter().filter(|name| name.starts_with("guard-")).map(|name| format!("left: {name}")));
+        let made = [names, self.names("/var/lib/keyward/runs")].concat().into_iter();
+        found.extend(made.filter(|name| name.ends_with(".tmp")).map(|name| format!("left: {name}")));
         if let Ok(links) = std::fs::read_dir(self.path("/sys/class/net")) {
             let links = links.flatten().filter_map(|entry| entry.file_name().into_string().ok());
             found

@@ -11,7 +11,7 @@ use nix::libc;
 use nix::sys::stat::Mode;
 
 use super::act::{self, Work};
-use super::place::{limited, sweep};
+use super::place::limited;
 use super::{fault, walk};
 use crate::error::{Failure, Kind, Result};
 use crate::formats::accounts::Records;
@@ -47,9 +47,7 @@ pub fn account(edits: &[AccountEdit], write: bool) -> Result<Vec<AccountEdit>> {
         no_stale_lock(edits::database(edit))?;
     }
     // What a killed run left half made beside them goes now: an undo of entries looks at no other file here.
-    if let Some(dir) = walk::trusted(&AbsPath::fixed("/etc"))? {
-        sweep(&dir);
-    }
+    super::sweep(&AbsPath::fixed("/etc"))?;
     let (before, edited) = edited(edits)?;
     let mut written: Vec<Database> = Vec::new();
     for (db, bytes) in &edited.writes {

@@ -250,8 +250,9 @@ impl<'a> Place<'a> {
         self.dir.file.sync_all().map_err(|error| self.io_failed("its directory cannot be written to the disk", &error))
     }
 
-    /// Removes what stands here; nothing there is success.
+    /// Removes what stands here, and what a killed run left half made beside it; nothing there is success.
     pub fn remove(&self) -> Result<()> {
+        sweep(self.dir);
         let Some(meta) = self.meta()? else { return Ok(()) };
         walk::judge_written(self.dir, self.who)?;
         rules::removable(self.path, &meta, self.who)?;
@@ -332,8 +333,8 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Removes files in the making whose maker is gone. On the way back, where the tree must become what it was, and where
-/// the user databases are written.
+/// Removes files in the making whose maker is gone. On the way back, where the tree must become what it was, where the
+/// user databases are written, and where keyward keeps its own.
 pub fn sweep(dir: &Dir) {
     let Ok(names) = names_of(&dir.file) else { return };
     for name in names {
