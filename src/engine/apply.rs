@@ -282,7 +282,11 @@ impl Run<'_, '_> {
     fn change(&mut self, change: &Change, later: &[&Change]) -> Result<()> {
         let start = Instant::now();
         let host = self.request.host;
-        step::make(change, host, &self.journal, Some(change.stage)).map_err(|failure| at(change, failure))?;
+        let told =
+            step::make(change, host, &self.journal, Some(change.stage)).map_err(|failure| at(change, failure))?;
+        if let Some(text) = told {
+            self.sink.event(Event::Note { note: Note::warning(&change.resource, text) });
+        }
         // What opens may be activated once for several changes; what closes is given no later ones.
         let again = |action: &Action| later.iter().any(|next| next.activation.forward.contains(action));
         for action in change.activation.forward.iter().filter(|action| !again(action)) {

@@ -11,20 +11,29 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Field of shadow(5) with the day on which the account ends, and one long ago.
 const EXPIRES: (usize, &str) = (7, "1");
 
-/// The edits that take an account back, less the removal of one that somebody is logged in by; and then its name, and the
-/// process that shows it.
-pub fn spared(edits: &[AccountEdit], probe: &dyn Probe) -> (Vec<AccountEdit>, Option<(String, String)>) {
-    let removed = edits.iter().find_map(|edit| match edit {
+/// The account that these edits remove, and the edits that shut it instead.
+pub fn shut(edits: &[AccountEdit]) -> Option<(String, Vec<AccountEdit>)> {
+    let name = edits.iter().find_map(|edit| match edit {
         AccountEdit::Remove { db: Database::Passwd, key } => Some(key.clone()),
         _ => None,
-    });
-    let stays = |name: String| uid_of(&name, probe).and_then(|uid| stays(uid, probe)).map(|process| (name, process));
-    let Some((name, process)) = removed.and_then(stays) else { return (edits.to_vec(), None) };
+    })?;
     let entry = |edit: &&AccountEdit| !matches!(edit, AccountEdit::Remove { key, .. } if *key == name);
-    let mut spared: Vec<AccountEdit> = edits.iter().filter(entry).cloned().collect();
+    let mut shut: Vec<AccountEdit> = edits.iter().filter(entry).cloned().collect();
     let (index, value) = EXPIRES;
-    spared.push(AccountEdit::Field { db: Database::Shadow, key: name.clone(), index, value: value.to_owned() });
-    (spared, Some((name, process)))
+    shut.push(AccountEdit::Field { db: Database::Shadow, key: name.clone(), index, value: value.to_owned() });
+    Some((name, shut))
+}
+
+/// The edits that take an account back; those that shut it, and what is to be told of it, where somebody is logged in.
+pub fn spared(edits: &[AccountEdit], probe: &dyn Probe) -> (Vec<AccountEdit>, Option<String>) {
+    let in_use = |(name, shut): (String, Vec<AccountEdit>)| {
+        let process = stays(uid_of(&name, probe)?, probe)?;
+        let told = format!(
+            "account {name} is shut but still there, since somebody is logged in by it ({process}); afterwards: userdel {name}"
+        );
+        Some((shut, Some(told)))
+    };
+    shut(edits).and_then(in_use).unwrap_or_else(|| (edits.to_vec(), None))
 }
 
 fn uid_of(name: &str, probe: &dyn Probe) -> Option<u32> {

@@ -39,7 +39,7 @@ impl Run<'_, '_> {
             let facts = Facts::gather(host)?;
             let changes = prover.scaffold(promises, &facts, host)?;
             for change in &changes {
-                step::make(change, host, &self.journal, None)?;
+                drop(step::make(change, host, &self.journal, None)?);
                 for action in &change.activation.forward {
                     step::activate(action, host)?;
                 }

@@ -17,7 +17,8 @@ const SYSTEMCTL: &str = "/usr/bin/systemctl";
 /// How often a socket that systemd cannot restart is tried.
 const RESTARTS: usize = 10;
 
-/// Journals the change, then each step's undo before the step itself.
+/// Journals the change, then each step's undo before the step itself. Gives back what was done otherwise than planned: an
+/// account that is to go, but that somebody is logged in by, is shut.
 ///
 /// # Errors
 /// The first step that fails; what was done stands in the journal.
@@ -26,7 +27,7 @@ pub fn make(
     host: &dyn Host,
     journal: &Journal<'_>,
     stage: Option<crate::change::Stage>,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let record = Record::Change {
         key: change.key.clone(),
         summary: change.summary.clone(),
@@ -40,12 +41,22 @@ pub fn make(
     } else {
         journal.note(&record)?
     }
+    let mut told = None;
     for (index, step) in change.steps.iter().enumerate() {
+        let spared = match step {
+            Step::Account { edits } => Some(live_account::spared(edits, host)),
+            _ => None,
+        };
+        let shut = spared.and_then(|(edits, why)| {
+            told = Some(why?);
+            Some(Step::Account { edits })
+        });
+        let step = shut.as_ref().unwrap_or(step);
         let undo = undo_of(step, host)?;
         journal.write(&Record::Intent { key: change.key.clone(), step: index, undo })?;
         perform(step, host)?;
     }
-    Ok(())
+    Ok(told)
 }
 
 /// How a step will be taken back: what it replaces, as it is now.
@@ -204,11 +215,8 @@ pub fn take_back(undo: &Undo, host: &dyn Host) -> Result<TakenBack> {
         Undo::Account { edits } => {
             let (edits, spared) = live_account::spared(edits, host);
             host.account(&edits)?;
-            if let Some((name, process)) = spared {
-                return Ok(TakenBack::Disabled(format!(
-                    "account {name} is shut but still there, since somebody is logged in by it ({process}); afterwards: \
-                     userdel {name}"
-                )));
+            if let Some(told) = spared {
+                return Ok(TakenBack::Disabled(told));
             }
         }
         Undo::Run { command, .. } => run(command, host)?,

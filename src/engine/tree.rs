@@ -125,7 +125,7 @@ fn stage(tree: Tree<'_>, journal: &Journal<'_>, plan: &Plan, stage: Stage, sink:
     sink.event(Event::Stage { stage, changes: changes.len() });
     for change in &changes {
         let start = std::time::Instant::now();
-        step::make(change, tree.host, journal, Some(stage)).map_err(|failure| at(change, failure))?;
+        drop(step::make(change, tree.host, journal, Some(stage)).map_err(|failure| at(change, failure))?);
         journal.note(&Record::Done { key: change.key.clone() })?;
         let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         sink.event(Event::Changed { change: change.key.clone(), summary: change.summary.clone(), millis });

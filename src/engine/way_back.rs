@@ -15,6 +15,7 @@ use crate::outcome::Exit;
 use crate::resource::{Planned, Task};
 use crate::types::{AbsPath, Port, Word as _};
 
+use super::live_account;
 use super::rollback::{self, Made};
 
 /// How the plan of such a run names its playbook.
@@ -172,7 +173,7 @@ impl WayBack {
 
     /// What of the host is not as before the run.
     fn look(&self, probe: &dyn Probe) -> Result<Left<'_>> {
-        let mut left = Left { paths: BTreeMap::new(), kept: Vec::new(), accounts: false };
+        let mut left = Left { paths: BTreeMap::new(), kept: Vec::new(), accounts: false, shut: None };
         for (path, (actor, image)) in self.before_images() {
             match self.state(path, actor, image, probe)? {
                 State::Restored => {}
@@ -189,6 +190,13 @@ impl WayBack {
             .flatten()
             .collect();
         left.accounts = host::would_change(&edits, probe)?;
+        // An account that was shut instead, since somebody was logged in by it, is all that could be.
+        if left.accounts
+            && let Some((name, shut)) = live_account::shut(&edits)
+        {
+            left.accounts = host::would_change(&shut, probe)?;
+            left.shut = Some(name).filter(|_| !left.accounts);
+        }
         Ok(left)
     }
 
@@ -320,6 +328,8 @@ struct Left<'a> {
     kept: Vec<&'a AbsPath>,
     /// True: the user databases differ.
     accounts: bool,
+    /// An account that is shut and still there.
+    shut: Option<String>,
 }
 
 /// True when `path` is below a directory that the undo of its change takes away.
@@ -377,6 +387,11 @@ impl Task for WayBack {
         let left = self.look(probe)?;
         for path in &left.kept {
             planned.notes.push(Note::info("rollback", format!("{path} stays: it holds other files")));
+        }
+        if let Some(name) = &left.shut {
+            let text =
+                format!("account {name} is shut but still there: when nobody is logged in by it, userdel {name}");
+            planned.notes.push(Note::info("rollback", text));
         }
         for made in self.in_force().rev() {
             if made.undos.is_empty() {

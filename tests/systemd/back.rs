@@ -2,6 +2,7 @@
 //! that was there before.
 
 use keyward::proof::Door;
+use russh::keys::ssh_key::LineEnding;
 
 use crate::container::{Machine, Mode};
 use crate::guard::Pending;
@@ -64,6 +65,32 @@ fn a_closed_run_is_taken_back_by_a_confirmed_run() {
     assert!(history.contains("rolled back by run"), "{history}");
     let again = machine.keyward(&["rollback", "--yes"]);
     assert!(again.code == 1 && again.stderr.contains("no run to roll back"), "{again:?}");
+}
+
+/// Its number must not go to the next account while somebody works under it.
+#[test]
+fn an_account_in_use_is_shut_when_its_run_is_taken_back() {
+    let Some((pending, run)) = hardened("an_account_in_use_is_shut_when_its_run_is_taken_back") else { return };
+    let machine = &pending.machine;
+    machine.put("/root/id", machine.key.to_openssh(LineEnding::LF).unwrap().as_bytes(), "600");
+    let session = "setsid -f ssh -i /root/id -p 2222 -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+         deploy@127.0.0.1 sleep 120 >/dev/null 2>&1 </dev/null";
+    machine.sh(session).ok();
+    pending.until("logged in", || machine.sh("pgrep -u deploy sleep").code == 0);
+    roll_back(&pending, &run, "120s");
+    let reply = machine.run_as("root", 22, "keyward confirm");
+    assert_eq!(reply.exit, Some(0), "{reply:?}");
+    pending.until("over", || machine.keyward(&["status"]).code == 0 && !pending.guarded());
+    let said = machine.sh("tr -s '[:space:]' ' ' </tmp/said").stdout;
+    assert!(said.contains("account deploy is shut but still there"), "{said}");
+    assert_eq!(machine.sh("pgrep -u deploy sleep").code, 0, "the session goes on");
+    let shadow = machine.sh("getent shadow deploy").ok().stdout;
+    assert_eq!(shadow.trim().split(':').nth(7), Some("1"), "{shadow}");
+    assert!(!machine.sh("id -nG deploy").ok().stdout.contains("sudo"));
+    assert_eq!(machine.door(22), Door::Open);
+    assert_ne!(machine.door(2222), Door::Open);
+    let history = machine.keyward(&["history"]).ok().stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(history.contains("rolled back by run"), "{history}");
 }
 
 #[test]
