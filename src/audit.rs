@@ -76,8 +76,13 @@ fn hash(body: &str) -> String {
 /// # Errors
 /// Refused when the log cannot be written or its last line cannot be read: then nothing may be changed.
 pub fn record(ledger: &dyn Ledger, run: &str, what: &str, text: &str) -> Result<()> {
-    let (seq, prev) = match last(ledger)? {
-        Some(entry) => (entry.seq.checked_add(1).ok_or_else(|| broken("its number is the last one"))?, entry.hash),
+    let last = last(ledger)?.map(|entry| (entry.seq, entry.hash));
+    // A head that is ahead of the log was there when the log was longer: the gap must go on to show.
+    let head =
+        ledger.head()?.and_then(|head| serde_json::from_str::<Head>(&head).ok()).map(|head| (head.seq, head.hash));
+    let ahead = head.filter(|head| last.as_ref().is_none_or(|last| head.0 > last.0));
+    let (seq, prev) = match ahead.or(last) {
+        Some((seq, hash)) => (seq.checked_add(1).ok_or_else(|| broken("its number is the last one"))?, hash),
         None => (0, String::new()),
     };
     let at = jiff::Timestamp::now().to_string();
@@ -231,6 +236,20 @@ mod tests {
         let first = written(1);
         *first.head.borrow_mut() = Some("{\"seq\":18446744073709551615,\"hash\":\"\"}".to_owned());
         assert!(matches!(verify(&first).unwrap(), Chain::Broken(2, _)));
+    }
+
+    /// The record after a cut end would make the head fit again.
+    #[test]
+    fn a_cut_end_shows_for_good() {
+        for kept in [0, 2] {
+            let ledger = written(4);
+            let whole = ledger.log.borrow().clone();
+            *ledger.log.borrow_mut() = whole.split_inclusive('\n').take(kept).collect();
+            assert!(matches!(verify(&ledger).unwrap(), Chain::Broken(..)), "{kept}");
+            record(&ledger, "r2", "begin", "later").unwrap();
+            let found = verify(&ledger).unwrap();
+            assert!(matches!(found, Chain::Broken(line, _) if line == kept as u64 + 1), "{kept}: {found:?}");
+        }
     }
 
     #[test]

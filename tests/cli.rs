@@ -536,6 +536,16 @@ fn life(suite: &str) {
     assert_eq!(bed.keyward(&["apply", PLAYBOOK, "--yes", ACCEPT]).code, 0, "{suite}: after an uninstall");
     let verified = bed.keyward(&["log", "verify"]).ok();
     assert!(!verified.stdout.contains("uninstall"), "{suite}: {}", verified.stdout);
+    // A log that is gone is no host on which nothing was done; what comes after it does not hide that.
+    bed.sh("rm /var/log/keyward/audit.jsonl").ok();
+    assert_eq!(bed.keyward(&["log", "verify"]).code, 7, "{suite}: the log is gone");
+    assert_eq!(bed.keyward(&["rollback", "--yes", ACCEPT]).code, 0, "{suite}");
+    let gone = bed.keyward(&["log", "verify"]);
+    assert_eq!(gone.code, 7, "{suite}: {}", gone.stdout);
+    let said = gone.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (_, typed) = said.split_once("to begin a new chain: ").unwrap();
+    bed.sh(typed).ok();
+    assert_eq!(bed.keyward(&["log", "verify"]).code, 0, "{suite}");
 }
 
 #[test]

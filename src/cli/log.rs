@@ -14,8 +14,8 @@ const PART: usize = 128 << 10;
 /// Prints, checks or exports the log; without a format everything goes to the sink.
 pub fn run(verb: Option<LogVerb>, format: Option<Format>, sink: &mut dyn Sink) -> Result<Ending> {
     state::need_root("to read the audit log")?;
-    let log = std::path::Path::new(state::AUDIT);
-    if !log.exists() {
+    let (log, head) = (std::path::Path::new(state::AUDIT), std::path::Path::new(state::AUDIT_HEAD));
+    if !log.exists() && !head.exists() {
         return Ok(Ending::new(Exit::AsAsked, format!("{} does not exist: nothing was done yet", log.display()), ""));
     }
     let ledger = state::ledger_to_read()?;
@@ -86,9 +86,13 @@ fn checked(chain: Chain) -> Result<Ending> {
             state::AUDIT,
             format!("{records} records fit together, but the head kept apart is missing: a cut end would not show"),
         )),
-        Chain::Broken(line, why) => Err(Failure::unknown(format!("{}:{line}", state::AUDIT), "the chain is broken")
-            .why(why)
-            .hint(format!("compare with a copy kept elsewhere, then: mv {0} {0}.broken", state::AUDIT))),
+        Chain::Broken(line, why) => {
+            Err(Failure::unknown(format!("{}:{line}", state::AUDIT), "the chain is broken").why(why).hint(format!(
+                "compare with a copy kept elsewhere; to begin a new chain: mv {0} {0}.broken; mv {1} {1}.broken",
+                state::AUDIT,
+                state::AUDIT_HEAD
+            )))
+        }
     }
 }
 

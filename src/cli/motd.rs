@@ -26,7 +26,7 @@ pub fn ended(shelf: &dyn Shelf, run: &str) {
     match guard::ending(shelf, run) {
         Ok(Some((Exit::RolledBack | Exit::RollbackIncomplete, verdict))) => {
             let verdict = crate::report::escape::line(&verdict);
-            tell(&format!("keyward: run {run}: {verdict}\n  see: sudo keyward show {run}"));
+            tell(&format!("keyward: run {run}: {verdict}\n  see: sudo {} show {run}", super::state::there_to_type()));
         }
         Ok(Some(_)) => forget(),
         Ok(None) | Err(_) => {}

@@ -19,7 +19,7 @@ pub const RUN: &str = "/run/keyward";
 pub const AUDIT: &str = "/var/log/keyward/audit.jsonl";
 
 const LOCK: &str = "/run/keyward/lock";
-const AUDIT_HEAD: &str = "/var/lib/keyward/audit.head";
+pub const AUDIT_HEAD: &str = "/var/lib/keyward/audit.head";
 
 /// Opens the journals, making their directory when it is missing.
 ///
@@ -61,6 +61,16 @@ pub fn own_command() -> String {
         path.is_file() && !path.parent().is_some_and(|dir| FOUND.iter().any(|found| dir == std::path::Path::new(found)))
     });
     by_path.and_then(|path| path.to_str().map(quoted)).unwrap_or_else(|| "keyward".to_owned())
+}
+
+/// A program of ours that is there to be typed behind sudo, whichever this process is: the guard's own copy goes with it.
+pub fn there_to_type() -> String {
+    if FOUND.iter().any(|dir| std::path::Path::new(dir).join("keyward").is_file()) {
+        return "keyward".to_owned();
+    }
+    let pushed = std::fs::read_dir(crate::target::ssh::push::DIRECTORY).into_iter().flatten().flatten();
+    let path = pushed.map(|entry| entry.path()).find(|path| path.is_file());
+    path.and_then(|path| path.to_str().map(quoted)).unwrap_or_else(own_command)
 }
 
 /// The audit log as it is; makes nothing.

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::host::{AccountEdit, Actor, Database, Probe};
+use crate::error::Result;
+use crate::host::{self, AccountEdit, Actor, Database, Probe};
 use crate::types::{AbsPath, Word as _};
 
 /// A session that was closed a moment ago takes as long to go.
@@ -11,8 +12,22 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Field of shadow(5) with the day on which the account ends, and one long ago.
 const EXPIRES: (usize, &str) = (7, "1");
 
+/// Whether there is anything left to do for these edits, where an account that was shut instead of removed is all that could
+/// be; and what is to be told of that one.
+///
+/// # Errors
+/// When the user databases cannot be read.
+pub fn left(edits: &[AccountEdit], probe: &dyn Probe) -> Result<(bool, Option<String>)> {
+    let told =
+        |name: &str| format!("account {name} is shut but still there: once nobody is logged in by it, userdel {name}");
+    Ok(match (host::would_change(edits, probe)?, shut(edits)) {
+        (true, Some((name, shut))) if !host::would_change(&shut, probe)? => (false, Some(told(&name))),
+        (left, _) => (left, None),
+    })
+}
+
 /// The account that these edits remove, and the edits that shut it instead.
-pub fn shut(edits: &[AccountEdit]) -> Option<(String, Vec<AccountEdit>)> {
+fn shut(edits: &[AccountEdit]) -> Option<(String, Vec<AccountEdit>)> {
     let name = edits.iter().find_map(|edit| match edit {
         AccountEdit::Remove { db: Database::Passwd, key } => Some(key.clone()),
         _ => None,

@@ -9,7 +9,7 @@ use crate::change::{
 use crate::error::{Failure, Result};
 use crate::facts::{self, Facts, SshdMode};
 use crate::host::shelf::Shelf;
-use crate::host::{self, AccountEdit, Actor, FileKind, Host, Image, Probe};
+use crate::host::{AccountEdit, Actor, FileKind, Host, Image, Probe};
 use crate::journal::{self, Record, Undo};
 use crate::outcome::Exit;
 use crate::resource::{Planned, Task};
@@ -189,14 +189,7 @@ impl WayBack {
             })
             .flatten()
             .collect();
-        left.accounts = host::would_change(&edits, probe)?;
-        // An account that was shut instead, since somebody was logged in by it, is all that could be.
-        if left.accounts
-            && let Some((name, shut)) = live_account::shut(&edits)
-        {
-            left.accounts = host::would_change(&shut, probe)?;
-            left.shut = Some(name).filter(|_| !left.accounts);
-        }
+        (left.accounts, left.shut) = live_account::left(&edits, probe)?;
         Ok(left)
     }
 
@@ -328,7 +321,7 @@ struct Left<'a> {
     kept: Vec<&'a AbsPath>,
     /// True: the user databases differ.
     accounts: bool,
-    /// An account that is shut and still there.
+    /// What is to be told of an account that is shut and still there.
     shut: Option<String>,
 }
 
