@@ -380,6 +380,11 @@ pub fn is_over(records: &[Record]) -> bool {
     records.is_empty() || records.iter().any(|record| matches!(record, Record::Closed { .. }))
 }
 
+/// True once a change of the run was about to be made, one of the proof's own among them.
+pub fn has_changed(records: &[Record]) -> bool {
+    records.iter().any(|record| matches!(record, Record::Change { .. } | Record::Intent { .. }))
+}
+
 /// All whole records of a run.
 ///
 /// # Errors

@@ -347,14 +347,16 @@ fn expire(run: &str) -> Result<()> {
     undone.and(guard::disarm(&host, &shelf, run, keeper)).and(sweep_halves())
 }
 
-/// What was cut off in the making, such as the copy of the program that would have been the guard's.
+/// What was cut off in the making, such as the copy of the program that would have been the guard's, and what was laid out
+/// for a program that judges.
 fn sweep_halves() -> Result<()> {
+    host::real::sweep_stages();
     let sweep = |dir: &'static str| host::real::sweep(&AbsPath::fixed(dir));
     sweep(state::STATE).and(sweep(state::RUNS))
 }
 
-/// Closes what is committed and takes away the guards of closed runs: a kill may have come between a run's end, its
-/// journal's and its guard's.
+/// Closes what is over and takes away the guards of closed runs: a kill may have come between a run's end, its journal's and
+/// its guard's, or before its guard.
 ///
 /// # Errors
 /// The first that stays; all are tried.
@@ -366,7 +368,7 @@ fn sweep_but(host: &RealHost, shelf: &dyn Shelf, needed: &[String]) -> Result<()
     // Early in a boot not all facts can be had; the unit that comes here then is systemd's.
     let keeper =
         || Facts::gather(host).map_or_else(|_| Box::new(guard::SystemdKeeper) as _, |facts| guard::keeper_of(&facts));
-    let mut swept = guard::close_committed(shelf, state::ledger_or_none().as_ref());
+    let mut swept = guard::close_over(host, shelf, state::ledger_or_none().as_ref());
     swept = swept.and(crate::journal::forget_secrets(shelf));
     for run in guard::armed_runs(host)?.into_iter().filter(|run| !needed.contains(run)) {
         swept = swept.and(guard::disarm(host, shelf, &run, keeper()));

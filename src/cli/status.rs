@@ -41,6 +41,11 @@ pub fn run(sink: &mut dyn Sink) -> Result<Ending> {
             let verdict = format!("run {run} is pending: undone in {left} s unless confirmed");
             Ending::new(Exit::Pending, verdict, format!("keyward confirm {run}"))
         }
+        Standing::Orphaned(left) => {
+            let left = left / 1000;
+            let verdict = format!("run {run} lost the process that carried it out: it is undone in {left} s");
+            Ending::new(Exit::Pending, verdict, format!("keyward cancel {run}"))
+        }
         Standing::Confirmed => {
             let verdict = format!("run {run} is confirmed, and goes on to close the old doors");
             Ending::new(Exit::Pending, verdict, "keyward status")
@@ -54,6 +59,11 @@ pub fn run(sink: &mut dyn Sink) -> Result<Ending> {
             "keyward history",
         ),
         Standing::AtWork => Ending::new(Exit::Busy, format!("run {run} is at work"), "keyward status"),
+        Standing::Unchanged => Ending::new(
+            Exit::AsAsked,
+            format!("no run is pending; run {run} was cut off before its first change: nothing was changed"),
+            "keyward history",
+        ),
         Standing::CutOff => Ending::new(
             Exit::RollbackIncomplete,
             format!("run {run} was cut off and never ended"),

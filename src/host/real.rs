@@ -15,6 +15,7 @@ mod user;
 mod walk;
 
 pub use process::{keep_to_itself, prepare_process, prepare_process_with};
+pub use stage::sweep as sweep_stages;
 pub use user::{AS_USER_ARG, as_user_main};
 
 use std::collections::BTreeMap;

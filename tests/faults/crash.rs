@@ -226,7 +226,7 @@ fn take_back(ground: &mut Ground, clean: &Clean, undo: Undo, found: &mut Vec<Str
     }
 }
 
-/// Before its first record a run has not begun, and that is what is said.
+/// Before its guard and its first change there is nothing to undo, and that is what is said.
 pub fn nothing_to_undo(ground: &Ground, found: &mut Vec<String>) {
     let done = ground.keyward(&["rollback", "--yes"]);
     if done.code != 1 || !done.stderr.contains("there is no run to roll back") {

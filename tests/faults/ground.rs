@@ -267,9 +267,11 @@ impl Ground {
         std::fs::read_to_string(self.path(&format!("{STATE}/{}.{name}", self.run()?))).ok()
     }
 
-    /// True once the newest run has its first record whole; torn by a power cut it is none.
+    /// True once there is something of the newest run to undo: a change, or a guard that waits for its end.
     pub fn has_begun(&self) -> bool {
-        self.record("journal").is_some_and(|journal| journal.contains('\n'))
+        let guard = format!("guard-{}", self.run().unwrap_or_default());
+        self.names("/var/lib/keyward").contains(&guard)
+            || self.record("journal").is_some_and(|journal| journal.contains("\"record\":\"change\""))
     }
 
     fn names(&self, dir: &str) -> Vec<String> {
@@ -296,6 +298,12 @@ impl Ground {
         found.extend(names.iter().filter(|name| name.starts_with("guard-")).map(|name| format!("left: {name}")));
         let made = [names, self.names("/var/lib/keyward/runs")].concat().into_iter();
         found.extend(made.filter(|name| name.ends_with(".tmp")).map(|name| format!("left: {name}")));
+        let staged = || self.names("/run/keyward").into_iter().filter(|name| name.starts_with("stage-"));
+        if self.run().is_none() && staged().next().is_some() {
+            // Nothing was undone that could have taken it away; whoever looks next does.
+            self.keyward(&["plan", APPLY]);
+        }
+        found.extend(staged().map(|name| format!("left: {name}")));
         if let Ok(links) = std::fs::read_dir(self.path("/sys/class/net")) {
             let links = links.flatten().filter_map(|entry| entry.file_name().into_string().ok());
             found

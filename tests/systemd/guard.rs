@@ -140,7 +140,9 @@ fn the_agent_is_killed() {
     assert!(read().contains("changes ways in and is undone at"), "{}", read());
     assert!(read().contains("both doors are open"), "{}", read());
     pending.machine.sh("pkill -KILL -x keyward").ok();
-    assert_eq!(pending.machine.keyward(&["status"]).code, 8, "systemd still holds the deadline");
+    let status = pending.machine.keyward(&["status"]);
+    assert_eq!(status.code, 8, "systemd still holds the deadline");
+    assert!(status.stdout.contains("lost the process that carried it out"), "{}", status.stdout);
     pending.rolled_back("the deadline passed without a confirmation");
     assert!(read().contains("was not confirmed and is rolled back"), "{}", read());
 }

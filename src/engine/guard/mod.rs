@@ -24,7 +24,7 @@ use crate::error::{Failure, Kind, Result};
 use crate::facts::{Facts, Init};
 use crate::host::ledger::Ledger;
 use crate::host::shelf::{Held, Shelf};
-use crate::host::{Actor, Host};
+use crate::host::{Actor, Host, Probe};
 use crate::journal::{self, Record};
 use crate::outcome::Exit;
 use crate::types::AbsPath;
@@ -148,22 +148,30 @@ pub fn open_runs(shelf: &dyn Shelf) -> Result<Vec<String>> {
     Ok(open)
 }
 
-/// Closes the runs that were committed by an agent that died before it could say so. They hold: nothing may take them
-/// for cut off. One that somebody is at is left alone.
+/// Closes the runs that are over although nobody could say so: one that was committed by an agent that died then holds, and
+/// nothing may take it for cut off; one that was cut off before its guard and before its first change has changed nothing.
+/// One that somebody is at is left alone.
 ///
 /// # Errors
 /// When a record cannot be read or written.
-pub fn close_committed(shelf: &dyn Shelf, ledger: &dyn Ledger) -> Result<()> {
+pub fn close_over(host: &dyn Host, shelf: &dyn Shelf, ledger: &dyn Ledger) -> Result<()> {
     let open = open_runs(shelf)?;
-    let committed = |run: &String| shelf.settled(run, END).is_ok_and(|end| end.as_deref() == Some(COMMITTED));
-    if !open.iter().any(committed) {
+    if open.is_empty() {
         return Ok(());
     }
     let Ok(_held) = shelf.lock() else { return Ok(()) };
-    for run in open.iter().filter(|run| committed(run) && !is_closed(shelf, run).unwrap_or(true)) {
+    let guarded = armed_runs(host)?;
+    for run in open.iter().filter(|run| !is_closed(shelf, run).unwrap_or(true)) {
         let journal = journal::Journal::reopen(shelf, run)?;
-        let _ = audit::record(ledger, run, "committed", expire::DIED_COMMITTED);
-        journal.close(Exit::AsAsked, expire::DIED_COMMITTED, &jiff::Timestamp::now().to_string())?;
+        let (what, exit, verdict) = if shelf.settled(run, END)?.as_deref() == Some(COMMITTED) {
+            ("committed", Exit::AsAsked, expire::DIED_COMMITTED)
+        } else if !guarded.contains(run) && !journal::has_changed(&journal.records()) {
+            ("cut off", Exit::Refused, "was cut off before its first change: nothing was changed")
+        } else {
+            continue;
+        };
+        let _ = audit::record(ledger, run, what, verdict);
+        journal.close(exit, verdict, &jiff::Timestamp::now().to_string())?;
     }
     Ok(())
 }
@@ -200,9 +208,9 @@ pub fn keeper_of(facts: &Facts) -> Box<dyn Keeper> {
 ///
 /// # Errors
 /// When its directory cannot be read.
-pub fn armed_runs(host: &dyn Host) -> Result<Vec<String>> {
+pub fn armed_runs(probe: &dyn Probe) -> Result<Vec<String>> {
     let (dir, start) = keeper::PROGRAM;
-    let names = host.list(&AbsPath::fixed(dir), &Actor::Root)?.unwrap_or_default();
+    let names = probe.list(&AbsPath::fixed(dir), &Actor::Root)?.unwrap_or_default();
     Ok(names.iter().filter_map(|name| name.strip_prefix(start).map(str::to_owned)).collect())
 }
 

@@ -3,8 +3,11 @@
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use super::tree;
 use crate::error::{Failure, Result};
 use crate::host::{Command, Staged};
 
@@ -14,6 +17,7 @@ const PLACES: [&str; 2] = ["/run/keyward", "/var/lib/keyward"];
 const MARK: &str = "{stage}";
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
+static SWEPT: Once = Once::new();
 
 /// A directory of mode 0700 that is gone with this value; so is the place around it when nothing else is in it, since a
 /// mere look at a host must leave nothing.
@@ -26,6 +30,31 @@ impl Drop for Stage {
         let _ = std::fs::remove_dir_all(&self.path);
         let _ = self.path.parent().map(std::fs::remove_dir);
     }
+}
+
+/// Takes away the stages of processes that are gone; each process does so before its own first one.
+pub fn sweep() {
+    for place in PLACES.map(Path::new) {
+        if !std::fs::symlink_metadata(place).is_ok_and(|meta| private_of_root(&meta)) {
+            continue;
+        }
+        for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let maker = name.to_str().and_then(|name| name.strip_prefix("stage-")?.split_once('-')?.0.parse().ok());
+            let (Some(pid), Ok(meta)) = (maker, entry.metadata()) else { continue };
+            let changed = Duration::new(
+                u64::try_from(meta.ctime()).unwrap_or(u64::MAX),
+                u32::try_from(meta.ctime_nsec()).unwrap_or(0),
+            );
+            if meta.is_dir() && !tree::may_have_made(pid, changed) {
+                drop(Stage { path: entry.path() });
+            }
+        }
+    }
+}
+
+fn private_of_root(meta: &std::fs::Metadata) -> bool {
+    meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o022 == 0
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
@@ -56,6 +85,7 @@ impl Stage {
     }
 
     fn make(place: &Path) -> std::io::Result<Self> {
+        SWEPT.call_once(sweep);
         let private = |path: &Path| std::fs::DirBuilder::new().mode(0o700).create(path);
         loop {
             match private(place) {
@@ -69,7 +99,7 @@ impl Stage {
                 Err(error) if gone(&error) && number < 10_000 => continue,
                 found => found?,
             };
-            if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
+            if !private_of_root(&meta) {
                 return Err(std::io::Error::other("it is not a directory that only root can write to"));
             }
             let path = place.join(format!("stage-{}-{number}", std::process::id()));
