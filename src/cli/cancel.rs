@@ -36,7 +36,7 @@ pub fn run(args: &CancelArgs) -> Result<Ending> {
     super::motd::ended(&shelf, run);
     // Whoever undid it: the guard goes. Doing so twice is harmless.
     let keeper = guard::keeper_of(&Facts::gather(&host)?);
-    let disarmed = guard::disarm(&host, &shelf, run, keeper);
+    let disarmed = guard::disarm(&host, &shelf, run, keeper).and(super::guard::sweep_halves());
     let end = guard::ending(&shelf, run)?;
     // What could not be undone is told by how the run ended.
     if end.is_none() {

@@ -194,7 +194,9 @@ fn may_come_back(session: &Session, plan: &Plan, how: &str) -> Result<()> {
     if kept.is_empty() || !matches!(session.method.as_deref(), None | Some("publickey")) {
         return Ok(());
     }
-    let refused = |what: &str, why: &str| Err(Failure::refused("confirm", what.to_owned()).why(why).hint(how));
+    let stay = kept.iter().map(|(fingerprint, _)| *fingerprint).collect::<Vec<_>>().join(" or ");
+    let how = format!("{how}, by a key that stays: {stay}");
+    let refused = |what: &str, why: &str| Err(Failure::refused("confirm", what.to_owned()).why(why).hint(&*how));
     let Some(key) = &session.key else {
         return refused(
             "sshd's log does not tell which key this login used",

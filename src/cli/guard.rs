@@ -349,7 +349,10 @@ fn expire(run: &str) -> Result<()> {
 
 /// What was cut off in the making, such as the copy of the program that would have been the guard's, and what was laid out
 /// for a program that judges.
-fn sweep_halves() -> Result<()> {
+///
+/// # Errors
+/// When the directories cannot be looked at.
+pub fn sweep_halves() -> Result<()> {
     host::real::sweep_stages();
     let sweep = |dir: &'static str| host::real::sweep(&AbsPath::fixed(dir));
     sweep(state::STATE).and(sweep(state::RUNS))

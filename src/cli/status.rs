@@ -59,11 +59,13 @@ pub fn run(sink: &mut dyn Sink) -> Result<Ending> {
             "keyward history",
         ),
         Standing::AtWork => Ending::new(Exit::Busy, format!("run {run} is at work"), "keyward status"),
-        Standing::Unchanged => Ending::new(
-            Exit::AsAsked,
-            format!("no run is pending; run {run} was cut off before its first change: nothing was changed"),
-            "keyward history",
-        ),
+        Standing::Unchanged => {
+            let verdict =
+                format!("no run is pending; run {run} was cut off before its first change: nothing was changed");
+            let mut ending = Ending::new(Exit::AsAsked, verdict, "keyward history");
+            ending.run = Some(run);
+            ending
+        }
         Standing::CutOff => Ending::new(
             Exit::RollbackIncomplete,
             format!("run {run} was cut off and never ended"),

@@ -165,14 +165,14 @@ fn judge(pair: &mut Pair, strike: &Strike, blank: &[String]) -> (Vec<String>, bo
         faults.push(format!("nobody gets in: {new:?} {}", said(&history)));
         return (faults, true);
     }
-    // A run that lost its host before its guard stood is told, and undone by the command that is named.
+    // A run that lost its host before its guard stood has changed nothing; that is told, and whoever comes next closes it.
     let end = lines.last().cloned().unwrap_or_default();
-    let unguarded = strike.fault == Fault::PowerCut && end.contains("keyward --host") && end.contains(" rollback ");
+    let unguarded = strike.fault == Fault::PowerCut && end.contains("before its first change: nothing was changed");
     if unguarded && !lines.iter().any(|line| name(line) == "armed") {
         let run = run(&lines).unwrap_or_default();
         let back = pair.keyward(&format!("{door} --accept-new rollback --yes {run}"));
         let again = pair.keyward(&format!("{door} history"));
-        if !end.contains("\"code\":4,") || back.code != 0 || again.stdout.contains("not closed") {
+        if !end.contains("\"code\":5,") || again.stdout.contains("not closed") {
             faults.push(format!("the run stays: {end} {} {}", said(&back), said(&again)));
         }
         if blank != pair.files() {

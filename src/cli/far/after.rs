@@ -70,10 +70,20 @@ impl Proof<'_> {
                     return Ok(Ending { exit, verdict, next, run: Some(run) });
                 }
                 // Before its guard stands nobody but a person undoes a run.
-                if self.armed.is_none() && self.is_cut_off(&link, &run) {
-                    let verdict = format!("run {run} was cut off before its guard stood, and nobody is at it");
-                    let next = self.heed.here(&format!("keyward rollback {run}")).unwrap_or_default();
-                    return Ok(Ending { exit: Exit::RollbackIncomplete, verdict, next, run: Some(run) });
+                match self.armed.is_none().then(|| self.standing(&link)).flatten() {
+                    Some(ending)
+                        if ending.exit == Exit::RollbackIncomplete
+                            && ending.next == format!("keyward rollback {run}") =>
+                    {
+                        let verdict = format!("run {run} was cut off before its guard stood, and nobody is at it");
+                        let next = self.heed.here(&ending.next).unwrap_or_default();
+                        return Ok(Ending { exit: Exit::RollbackIncomplete, verdict, next, run: Some(run) });
+                    }
+                    Some(ending) if ending.exit == Exit::AsAsked && ending.run.as_ref() == Some(&run) => {
+                        let verdict = format!("run {run} was cut off before its first change: nothing was changed");
+                        return Ok(Ending { exit: Exit::Refused, verdict, next: String::new(), run: Some(run) });
+                    }
+                    _ => {}
                 }
             }
             std::thread::sleep(PAUSE);
@@ -82,16 +92,14 @@ impl Proof<'_> {
         Ok(Ending { exit: Exit::CannotJudge, verdict, next, run: Some(run) })
     }
 
-    /// True when the host says that nobody works at the run any more, although it never ended.
-    fn is_cut_off(&self, link: &Link, run: &str) -> bool {
-        let Ok(mut relay) = Relay::start(self.door, link, &spoken(&["status"]), None, PATIENCE) else { return false };
+    /// What the host's `status` comes to.
+    fn standing(&self, link: &Link) -> Option<Ending> {
+        let mut relay = Relay::start(self.door, link, &spoken(&["status"]), None, PATIENCE).ok()?;
         loop {
-            match relay.next(PATIENCE) {
-                Ok(Heard::Finished(ending)) => {
-                    return ending.exit == Exit::RollbackIncomplete && ending.next == format!("keyward rollback {run}");
-                }
-                Ok(Heard::Event(_)) => {}
-                Ok(Heard::Silence) | Err(_) => return false,
+            match relay.next(PATIENCE).ok()? {
+                Heard::Finished(ending) => return Some(ending),
+                Heard::Event(_) => {}
+                Heard::Silence => return None,
             }
         }
     }

@@ -77,7 +77,7 @@ pub fn run(cli: &Cli, destination: &Destination, terminal: &mut Terminal) -> Res
         // Through the door that closes nobody confirms.
         ending.next = format!("{} confirm {run}", door.command(&place));
     }
-    if matches!(cli.verb, Verb::Cancel(_)) {
+    if matches!(cli.verb, Verb::Cancel(_)) || matches!(cli.verb, Verb::Rollback(_)) && ending.exit == Exit::AsAsked {
         // The door that this came through may be the one that was just taken back.
         ending.next.clear();
     }

@@ -84,11 +84,11 @@ pub(super) async fn connect(
     let (what, hint) = match worst {
         Some(Trouble::Refused) => (
             "the connection is refused: nothing listens on that port, or a firewall rejects it",
-            "is it the right port? On the host: ss -tln",
+            "is it the right port, or did a run move it (--host USER@HOST:PORT)? On the host: ss -tln",
         ),
         Some(Trouble::Filtered) => (
             "there is no answer: the host is down, or a firewall or the provider's security group drops the connection",
-            "look at the provider's firewall and at the host's console",
+            "did a run move the port (--host USER@HOST:PORT)? Else look at the provider's firewall and at the host's console",
         ),
         _ => ("the host cannot be reached", "ip route get ADDRESS"),
     };
