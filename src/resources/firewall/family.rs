@@ -184,6 +184,18 @@ impl<'a> FamilyPlan<'a> {
         vec![Note::info(NAME, format!("{name}: rules of others that stay: {}", list.join("; ")))]
     }
 
+    /// Rules that stop what the playbook lets in, and give way to it.
+    pub fn given_way(&self) -> Vec<Note> {
+        let entries = self.rules.user.entries.iter().map(|entry| &entry.tuple);
+        let gone = entries.filter(|tuple| !tuple.verb.opens() && !had(&self.opened, tuple));
+        let list: Vec<String> = gone.map(|tuple| tuple.describe(self.rules.family)).collect();
+        if list.is_empty() {
+            return Vec::new();
+        }
+        let name = self.rules.family.name();
+        vec![Note::warning(NAME, format!("{name}: what the playbook lets in takes the place of: {}", list.join("; ")))]
+    }
+
     pub fn changes_file(&self) -> bool {
         self.opened_text != self.rules.file.text
     }

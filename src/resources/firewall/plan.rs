@@ -46,7 +46,7 @@ pub fn plan(desired: &Desired, _facts: &Facts, observed: &Observed) -> Result<Pl
         proto == Proto::Tcp && ports.wanted.contains(&port) || families.iter().any(|family| family.asks(proto, port))
     };
     notes.extend(survey::notes(found, &sights, &asked, &ports.old));
-    notes.extend(families.iter().flat_map(|family| family.others()));
+    notes.extend(families.iter().flat_map(|family| [family.given_way(), family.others()].concat()));
     if settings.policies.output != Policy::Accept {
         notes.push(Note::warning(NAME, "outgoing: deny also stops DNS, time and package updates; only answers go out"));
     }
