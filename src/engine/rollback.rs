@@ -392,18 +392,24 @@ pub fn newest(shelf: &dyn Shelf) -> Result<String> {
     Err(Failure::input("rollback", "there is no run to roll back").hint("list the runs with: keyward history"))
 }
 
-/// A path that is neither as the run left it nor as it was before was edited since.
+/// A path that is neither as the run left it nor as it was before one of its changes was edited since: an undo whose records
+/// could not be written may have come further than the journal tells.
 pub(super) fn refuse_later_edits(list: &[Made], host: &dyn Host) -> Result<()> {
+    let stood = |place: &AbsPath, now: &Image| {
+        list.iter()
+            .flat_map(|made| &made.undos)
+            .any(|undo| matches!(undo, Undo::Restore { path, image, .. } if path == place && image == now))
+    };
     let mut seen: Vec<&str> = Vec::new();
     let mut edited: Vec<String> = Vec::new();
     for undo in list.iter().rev().filter(|change| !change.undone).flat_map(|change| change.undos.iter().rev()) {
-        let Undo::Restore { path, actor, image, left, marks } = undo else { continue };
+        let Undo::Restore { path, actor, left, marks, .. } = undo else { continue };
         if seen.contains(&path.as_str()) {
             continue;
         }
         seen.push(path.as_str());
         let now = host.capture(path, actor)?;
-        if was_edited(&now, left.as_deref(), marks.as_ref()) && now != *image {
+        if was_edited(&now, left.as_deref(), marks.as_ref()) && !stood(path, &now) {
             edited.push(path.to_string());
         }
     }
@@ -498,6 +504,31 @@ mod tests {
             |entry| *entry = Entry::new(crate::host::memory::Stuff::File(b"old".to_vec()), 0o644);
         let (outcome, _) = respect(as_before, false);
         assert_eq!(outcome.exit, Exit::AsAsked, "{outcome:?}");
+    }
+
+    /// The undo of the newest change met a full disk, that of the first had only to remove, and neither could say so.
+    #[test]
+    fn what_an_undo_without_records_has_put_back_is_no_edit() {
+        let plan = serde_json::json!({"version": 1, "host": "", "playbook": "", "playbook_digest": "",
+            "observation_digest": "", "changes": [], "notes": [], "deferred": [], "promises": [], "met": []});
+        let (path, mut world) = (AbsPath::fixed(PATH), World::default());
+        world.file("/etc/other", "", 0o644);
+        let (shelf, host, audit) = (MemoryShelf::default(), MemoryHost::new(world), MemoryLedger::default());
+        let journal = Journal::begin(&shelf, "r1", "now", &serde_json::from_value(plan).unwrap()).unwrap();
+        for (key, text) in [("a:b:c", "first"), ("a:b:d", "second")] {
+            let mut change = Change::new("a", key, "write", Stage::Additive, Risk::None);
+            let node = Node::File { content: text.as_bytes().to_vec(), mode: 0o640, owner: Owner::Actor };
+            change.steps.push(Step::Put { path: path.clone(), actor: Actor::Root, node });
+            step::make(&change, &host, &journal, Some(Stage::Additive)).unwrap();
+        }
+        journal.close(Exit::RollbackIncomplete, "no space", "now").unwrap();
+        host.remove(&path, &Actor::Root).unwrap();
+        let (machine, approve) = (Machine::Down, &mut |_: &str, _: &[String]| true);
+        let later_edits = LaterEdits::Respect;
+        let request = Rollback { host: &host, shelf: &shelf, audit: &audit, run: None, later_edits, machine, approve };
+        let outcome = rollback(request, &mut Vec::new());
+        assert_eq!(outcome.exit, Exit::AsAsked, "{outcome:?}");
+        assert_eq!(host.capture(&path, &Actor::Root).unwrap(), Image::Absent);
     }
 
     #[test]
