@@ -82,7 +82,7 @@ fn logged_in(uid: u32, probe: &dyn Probe) -> Option<String> {
     of_account.filter(|one| !one.dead).find(session).map(|one| format!("process {}, {}", one.pid, one.name))
 }
 
-/// True when keyward runs below this process.
+/// True when keyward was called below this process, by its name or from where a controller put it, which has none.
 fn calls_keyward(session: &Process, all: &[Process]) -> bool {
     let below = |one: &Process| {
         let mut at = one.parent;
@@ -96,7 +96,7 @@ fn calls_keyward(session: &Process, all: &[Process]) -> bool {
         }
         false
     };
-    all.iter().any(|one| one.name == "keyward" && below(one))
+    all.iter().any(|one| one.is_ours && below(one))
 }
 
 /// What is looked at of a process.
@@ -107,6 +107,7 @@ struct Process {
     name: String,
     dead: bool,
     terminal: bool,
+    is_ours: bool,
 }
 
 impl Process {
@@ -115,7 +116,8 @@ impl Process {
             let path = AbsPath::parse(&format!("/proc/{pid}/{name}")).ok()?;
             Some(String::from_utf8_lossy(&probe.read(&path, &Actor::Root).ok()??).into_owned())
         };
-        Self::parse(pid, &text("stat")?, &text("status")?)
+        let called = text("cmdline").unwrap_or_default();
+        Some(Self { is_ours: called.contains("keyward"), ..Self::parse(pid, &text("stat")?, &text("status")?)? })
     }
 
     /// From proc_pid_stat(5), fields 2, 3, 4 and 7, and the real user id of proc_pid_status(5): the owner of the
@@ -133,6 +135,7 @@ impl Process {
             name: name.to_owned(),
             dead: matches!(*state, "Z" | "X"),
             terminal: *terminal != "0",
+            is_ours: false,
         })
     }
 }
@@ -146,6 +149,9 @@ mod tests {
     fn shows(processes: &[(u32, &str, u32)]) -> bool {
         let mut world = World::default();
         for (pid, stat, uid) in processes {
+            let called =
+                if stat.starts_with("(keyward)") { "/var/lib/keyward-agent/5f\0confirm\0" } else { "sh\0-c\0x\0" };
+            world.file(&format!("/proc/{pid}/cmdline"), called, 0o444);
             world.file(&format!("/proc/{pid}/stat"), format!("{pid} {stat}"), 0o444);
             world.file(&format!("/proc/{pid}/status"), format!("Name:\tx\nUid:\t{uid}\t0\t0\t0\n"), 0o444);
         }
