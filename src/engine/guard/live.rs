@@ -73,6 +73,10 @@ impl<'a> LiveGuard<'a> {
         Self { host, shelf, terms, pending: None }
     }
 
+    fn is_committed(&self, run: &str) -> bool {
+        self.shelf.settled(run, END).is_ok_and(|end| end.as_deref() == Some(COMMITTED))
+    }
+
     fn left_ms(&self) -> Result<u64> {
         let Some(pending) = &self.pending else { return Ok(0) };
         Ok(pending.deadline.left_ms(&Now::read(self.host)?))
@@ -158,9 +162,12 @@ impl Guard for LiveGuard<'_> {
         if self.left_ms()? == 0 {
             return Err(too_late(run));
         }
-        match self.shelf.settle(run, END, COMMITTED)? {
-            Settled::Won => Ok(()),
-            Settled::Lost(end) => Err(Failure::failed(format!("run {run}"), end)),
+        match self.shelf.settle(run, END, COMMITTED) {
+            Ok(Settled::Won) => Ok(()),
+            Ok(Settled::Lost(end)) => Err(Failure::failed(format!("run {run}"), end)),
+            // It stands, and whoever comes goes by it, although a disk that fails could not make it durable.
+            Err(_) if self.is_committed(run) => Ok(()),
+            Err(failure) => Err(failure),
         }
     }
 
@@ -168,7 +175,8 @@ impl Guard for LiveGuard<'_> {
         // When the record cannot even be written, undoing is still right: the keeper would do the same.
         match self.shelf.settle(run, END, BY_AGENT) {
             Ok(Settled::Lost(end)) => end == BY_AGENT,
-            Ok(Settled::Won) | Err(_) => true,
+            Ok(Settled::Won) => true,
+            Err(_) => !self.is_committed(run),
         }
     }
 
