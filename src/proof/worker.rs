@@ -97,8 +97,12 @@ async fn answer(request: Request) -> Reply {
             Request::Connect { addresses, .. } => doors(addresses, limit).await,
         }
     };
-    // Doors keep the deadline themselves: one that does not answer is an answer.
-    let slack = Duration::from_millis(200);
+    // Doors keep the deadline themselves: one that does not answer is an answer, and no answer at all would end the run. So
+    // a machine that stands still for a moment must not cut them off.
+    let slack = match request {
+        Request::Connect { .. } => Duration::from_secs(3),
+        _ => Duration::from_millis(200),
+    };
     let mut reply = match tokio::time::timeout(limit + slack, work).await {
         Ok(reply) => reply,
         Err(_) => Reply::at(progress.seen().0, format!("no end after {} ms", limit.as_millis())),
