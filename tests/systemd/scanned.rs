@@ -25,8 +25,8 @@ fn scan(machine: &Machine, over: &AtomicBool, met: &AtomicUsize) {
     }
 }
 
-fn moved_and_back(test: &str, suite: &str) {
-    let machine = match Machine::start(suite, Mode::Socket) {
+fn moved_and_back(test: &str, suite: &str, mode: Mode) {
+    let machine = match Machine::start(suite, mode) {
         Ok(machine) => machine,
         Err(reason) => return skipped(test, &reason),
     };
@@ -52,10 +52,18 @@ fn moved_and_back(test: &str, suite: &str) {
 
 #[test]
 fn a_scanned_socket_moves_and_comes_back() {
-    moved_and_back("a_scanned_socket_moves_and_comes_back", "trixie");
+    moved_and_back("a_scanned_socket_moves_and_comes_back", "trixie", Mode::Socket);
 }
 
 #[test]
 fn a_scanned_socket_moves_and_comes_back_on_bookworm() {
-    moved_and_back("a_scanned_socket_moves_and_comes_back_on_bookworm", "bookworm");
+    moved_and_back("a_scanned_socket_moves_and_comes_back_on_bookworm", "bookworm", Mode::Socket);
+}
+
+/// Each reload shuts the listeners and opens them again.
+#[test]
+fn a_scanned_service_moves_and_comes_back() {
+    for suite in ["bullseye", "bookworm", "trixie"] {
+        moved_and_back("a_scanned_service_moves_and_comes_back", suite, Mode::Service);
+    }
 }
