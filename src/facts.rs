@@ -146,6 +146,11 @@ fn kept(effective: &str) -> Vec<String> {
 
 /// sshd's executable.
 pub const SSHD: &str = "/usr/sbin/sshd";
+/// Where a controller keeps keyward's programs on a host, by their hash.
+pub const AGENTS: &str = "/var/lib/keyward-agent";
+/// How a controller has sudo ask: nothing else on standard error, or among the arguments of a process, looks like it.
+pub const SUDO_PROMPT: &str = "keyward-password:";
+
 /// Where sshd writes its pid.
 pub const SSHD_PID: &str = "/run/sshd.pid";
 

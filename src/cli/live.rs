@@ -134,7 +134,8 @@ impl Live<'_> {
         if let Some(run) = outcome.run.as_deref().filter(|_| guarded) {
             motd::ended(&shelf, run);
         }
-        if signals.interrupted() && matches!(outcome.exit, Exit::AsAsked | Exit::Unverified) {
+        let stands = outcome.run.is_some() && matches!(outcome.exit, Exit::AsAsked | Exit::Unverified);
+        if stands && signals.interrupted() {
             let text = "Ctrl-C came when this run was no more to be stopped; it can be rolled back now";
             terminal.event(Event::Note { note: Note::info("keyward", text) });
         }

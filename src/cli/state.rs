@@ -19,6 +19,7 @@ pub const RUN: &str = "/run/keyward";
 pub const AUDIT: &str = "/var/log/keyward/audit.jsonl";
 
 const LOCK: &str = "/run/keyward/lock";
+/// The head of the audit log, kept apart from it.
 pub const AUDIT_HEAD: &str = "/var/lib/keyward/audit.head";
 
 /// Opens the journals, making their directory when it is missing.
@@ -69,7 +70,9 @@ pub fn there_to_type() -> String {
         return "keyward".to_owned();
     }
     let pushed = std::fs::read_dir(crate::target::ssh::push::DIRECTORY).into_iter().flatten().flatten();
-    let path = pushed.map(|entry| entry.path()).find(|path| path.is_file());
+    // An upload under way is hidden.
+    let whole = pushed.filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
+    let path = whole.map(|entry| entry.path()).find(|path| path.is_file());
     path.and_then(|path| path.to_str().map(quoted)).unwrap_or_else(own_command)
 }
 

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::facts;
 use crate::host::{self, AccountEdit, Actor, Database, Probe};
 use crate::types::{AbsPath, Word as _};
 
@@ -13,17 +14,15 @@ const LINGER: Duration = Duration::from_secs(2);
 const EXPIRES: (usize, &str) = (7, "1");
 
 /// Whether there is anything left to do for these edits, where an account that was shut instead of removed is all that could
-/// be; and what is to be told of that one.
+/// be.
 ///
 /// # Errors
 /// When the user databases cannot be read.
-pub fn left(edits: &[AccountEdit], probe: &dyn Probe) -> Result<(bool, Option<String>)> {
-    let told =
-        |name: &str| format!("account {name} is shut but still there: once nobody is logged in by it, userdel {name}");
-    Ok(match (host::would_change(edits, probe)?, shut(edits)) {
-        (true, Some((name, shut))) if !host::would_change(&shut, probe)? => (false, Some(told(&name))),
-        (left, _) => (left, None),
-    })
+pub fn left(edits: &[AccountEdit], probe: &dyn Probe) -> Result<bool> {
+    match shut(edits) {
+        Some((_, shut)) => Ok(host::would_change(edits, probe)? && host::would_change(&shut, probe)?),
+        None => host::would_change(edits, probe),
+    }
 }
 
 /// The account that these edits remove, and the edits that shut it instead.
@@ -82,7 +81,7 @@ fn logged_in(uid: u32, probe: &dyn Probe) -> Option<String> {
     of_account.filter(|one| !one.dead).find(session).map(|one| format!("process {}, {}", one.pid, one.name))
 }
 
-/// True when keyward was called below this process, by its name or from where a controller put it, which has none.
+/// True when keyward runs below this process, or a controller is about to start it there.
 fn calls_keyward(session: &Process, all: &[Process]) -> bool {
     let below = |one: &Process| {
         let mut at = one.parent;
@@ -116,8 +115,16 @@ impl Process {
             let path = AbsPath::parse(&format!("/proc/{pid}/{name}")).ok()?;
             Some(String::from_utf8_lossy(&probe.read(&path, &Actor::Root).ok()??).into_owned())
         };
-        let called = text("cmdline").unwrap_or_default();
-        Some(Self { is_ours: called.contains("keyward"), ..Self::parse(pid, &text("stat")?, &text("status")?)? })
+        let mut process = Self::parse(pid, &text("stat")?, &text("status")?)?;
+        // What is executed tells, and not what somebody calls it; a controller's program is named by its hash.
+        let program = AbsPath::parse(&format!("/proc/{pid}/exe")).ok().and_then(|path| probe.link(&path).ok()?);
+        let program = program.unwrap_or_default();
+        let path = program.strip_suffix(" (deleted)").unwrap_or(&program);
+        let (dir, name) = path.rsplit_once('/').unwrap_or_default();
+        process.is_ours = name == "keyward"
+            || dir == facts::AGENTS
+            || text("cmdline").is_some_and(|text| text.split('\0').any(|word| word == facts::SUDO_PROMPT));
+        Some(process)
     }
 
     /// From proc_pid_stat(5), fields 2, 3, 4 and 7, and the real user id of proc_pid_status(5): the owner of the
@@ -147,11 +154,15 @@ mod tests {
 
     /// Whether one of these processes (number, stat, user id) shows that somebody is logged in as user 1000.
     fn shows(processes: &[(u32, &str, u32)]) -> bool {
+        called(processes, "", "")
+    }
+
+    /// The same; process 9 executes `program` and has these arguments.
+    fn called(processes: &[(u32, &str, u32)], program: &str, arguments: &str) -> bool {
         let mut world = World::default();
+        world.file("/proc/9/cmdline", arguments, 0o444);
+        world.link("/proc/9/exe", program);
         for (pid, stat, uid) in processes {
-            let called =
-                if stat.starts_with("(keyward)") { "/var/lib/keyward-agent/5f\0confirm\0" } else { "sh\0-c\0x\0" };
-            world.file(&format!("/proc/{pid}/cmdline"), called, 0o444);
             world.file(&format!("/proc/{pid}/stat"), format!("{pid} {stat}"), 0o444);
             world.file(&format!("/proc/{pid}/status"), format!("Name:\tx\nUid:\t{uid}\t0\t0\t0\n"), 0o444);
         }
@@ -166,8 +177,15 @@ mod tests {
         assert!(shows(&[(7, "(bash) S 1 7 7 34816 7 4 0", 1000)]), "has a terminal");
         assert!(!shows(&[(7, "(bash) Z 1 7 7 34816 7 4 0", 1000)]), "is dead");
         assert!(!shows(&[(7, "(a) systemd) S 1 7 7 0 -1 4 0", 1000)]), "a user's service manager");
-        let (shell, keyward) = ((8, "(sh) S 7 8 8 0 -1 4 0", 1000), (9, "(keyward) S 8 8 8 0 -1 4 0", 0));
-        assert!(!shows(&[serves, shell, keyward]), "the session that confirms");
-        assert!(shows(&[serves, (8, "(sh) S 7 8 8 34816 -1 4 0", 1000), keyward]), "typed in a shell that stays");
+        let (shell, child) = ((8, "(sh) S 7 8 8 0 -1 4 0", 1000), (9, "(5f1c) S 8 8 8 0 -1 4 0", 0));
+        for program in
+            ["/usr/local/bin/keyward", "/var/lib/keyward-agent/5f1c", "/var/lib/keyward-agent/5f1c (deleted)"]
+        {
+            assert!(!called(&[serves, shell, child], program, ""), "the session that calls {program}");
+            let typed = (8, "(sh) S 7 8 8 34816 -1 4 0", 1000);
+            assert!(called(&[serves, typed, child], program, ""), "typed in a shell that stays");
+        }
+        assert!(!called(&[serves, shell, child], "/usr/bin/sudo", "sudo\0-p\0keyward-password:\0sh\0"), "a controller");
+        assert!(called(&[serves, shell, child], "/usr/bin/tail", "tail\0-f\0keyward\0"), "somebody who reads of it");
     }
 }

@@ -14,8 +14,8 @@ use crate::types::{AbsPath, Port};
 use super::live_account;
 
 const SYSTEMCTL: &str = "/usr/bin/systemctl";
-/// How often a socket that systemd cannot restart is tried.
-const RESTARTS: usize = 10;
+/// How long a socket that systemd cannot restart is tried; within that time no new login would be let in.
+const RESTART: Duration = Duration::from_secs(2);
 
 /// Journals the change, then each step's undo before the step itself. Gives back what was done otherwise than planned: an
 /// account that is to go, but that somebody is logged in by, is shut.
@@ -162,13 +162,13 @@ pub(super) fn restart_socket(socket: &str, service: Option<&str>, host: &dyn Hos
         }
         systemctl(&["restart", socket])
     };
-    for _ in 1..RESTARTS {
-        if restart().is_ok() {
-            return Ok(());
+    let end = Instant::now() + RESTART;
+    loop {
+        match restart() {
+            Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
+            done => return done,
         }
-        std::thread::sleep(Duration::from_millis(20));
     }
-    restart()
 }
 
 fn await_listeners(open: &[Port], closed: &[Port], deadline_ms: u64, host: &dyn Host) -> Result<()> {

@@ -173,7 +173,7 @@ impl WayBack {
 
     /// What of the host is not as before the run.
     fn look(&self, probe: &dyn Probe) -> Result<Left<'_>> {
-        let mut left = Left { paths: BTreeMap::new(), kept: Vec::new(), accounts: false, shut: None };
+        let mut left = Left { paths: BTreeMap::new(), kept: Vec::new(), accounts: false };
         for (path, (actor, image)) in self.before_images() {
             match self.state(path, actor, image, probe)? {
                 State::Restored => {}
@@ -189,7 +189,7 @@ impl WayBack {
             })
             .flatten()
             .collect();
-        (left.accounts, left.shut) = live_account::left(&edits, probe)?;
+        left.accounts = live_account::left(&edits, probe)?;
         Ok(left)
     }
 
@@ -321,8 +321,6 @@ struct Left<'a> {
     kept: Vec<&'a AbsPath>,
     /// True: the user databases differ.
     accounts: bool,
-    /// What is to be told of an account that is shut and still there.
-    shut: Option<String>,
 }
 
 /// True when `path` is below a directory that the undo of its change takes away.
@@ -380,11 +378,6 @@ impl Task for WayBack {
         let left = self.look(probe)?;
         for path in &left.kept {
             planned.notes.push(Note::info("rollback", format!("{path} stays: it holds other files")));
-        }
-        if let Some(name) = &left.shut {
-            let text =
-                format!("account {name} is shut but still there: when nobody is logged in by it, userdel {name}");
-            planned.notes.push(Note::info("rollback", text));
         }
         for made in self.in_force().rev() {
             if made.undos.is_empty() {

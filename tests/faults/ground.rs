@@ -271,7 +271,10 @@ impl Ground {
     pub fn has_begun(&self) -> bool {
         let guard = format!("guard-{}", self.run().unwrap_or_default());
         self.names("/var/lib/keyward").contains(&guard)
-            || self.record("journal").is_some_and(|journal| journal.contains("\"record\":\"change\""))
+            || self.record("journal").is_some_and(|journal| {
+                let mut whole = journal.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+                whole.any(|line| line.contains("\"record\":\"change\""))
+            })
     }
 
     fn names(&self, dir: &str) -> Vec<String> {

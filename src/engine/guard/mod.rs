@@ -166,7 +166,7 @@ pub fn close_over(host: &dyn Host, shelf: &dyn Shelf, ledger: &dyn Ledger) -> Re
         let (what, exit, verdict) = if shelf.settled(run, END)?.as_deref() == Some(COMMITTED) {
             ("committed", Exit::AsAsked, expire::DIED_COMMITTED)
         } else if !guarded.contains(run) && !journal::has_changed(&journal.records()) {
-            ("cut off", Exit::Refused, "was cut off before its first change: nothing was changed")
+            ("cut_off", Exit::Refused, "was cut off before its first change: nothing was changed")
         } else {
             continue;
         };

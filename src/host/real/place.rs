@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
@@ -343,11 +342,7 @@ pub fn sweep(dir: &Dir) {
             name.strip_prefix(head).and_then(|rest| rest.strip_suffix(tail)).and_then(|rest| rest.split_once('-'));
         let Some(pid) = maker.and_then(|(pid, _)| pid.parse::<i32>().ok()) else { continue };
         let Ok(stat) = fstatat(&dir.file, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
-        let changed = Duration::new(
-            u64::try_from(stat.st_ctime).unwrap_or(u64::MAX),
-            u32::try_from(stat.st_ctime_nsec).unwrap_or(0),
-        );
-        if !tree::may_have_made(pid, changed) {
+        if !tree::may_have_made(pid, (stat.st_ctime, stat.st_ctime_nsec)) {
             drop(Temp { dir, name });
         }
     }

@@ -5,7 +5,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use super::tree;
 use crate::error::{Failure, Result};
@@ -42,11 +41,7 @@ pub fn sweep() {
             let name = entry.file_name();
             let maker = name.to_str().and_then(|name| name.strip_prefix("stage-")?.split_once('-')?.0.parse().ok());
             let (Some(pid), Ok(meta)) = (maker, entry.metadata()) else { continue };
-            let changed = Duration::new(
-                u64::try_from(meta.ctime()).unwrap_or(u64::MAX),
-                u32::try_from(meta.ctime_nsec()).unwrap_or(0),
-            );
-            if meta.is_dir() && !tree::may_have_made(pid, changed) {
+            if meta.is_dir() && !tree::may_have_made(pid, (meta.ctime(), meta.ctime_nsec())) {
                 drop(Stage { path: entry.path() });
             }
         }

@@ -72,9 +72,10 @@ fn look(pid: i32) -> Option<Process> {
     Some(Process { parent: fields.get(1)?.parse().ok()?, started: fields.get(19)?.parse().ok()?, zombie })
 }
 
-/// False when process `pid` is gone, or is another one that got its number after `changed` (time since the epoch, such as
-/// a file's last change): after a reboot the numbers begin anew.
-pub fn may_have_made(pid: i32, changed: Duration) -> bool {
+/// False when process `pid` is gone, or is another one that got its number after `changed`, a file's last change in seconds
+/// and nanoseconds since the epoch as stat(2) gives it: after a reboot the numbers begin anew.
+pub fn may_have_made(pid: i32, changed: (i64, i64)) -> bool {
+    let changed = Duration::new(u64::try_from(changed.0).unwrap_or(u64::MAX), u32::try_from(changed.1).unwrap_or(0));
     let Some(process) = look(pid) else { return signal(Pid::from_raw(pid), None) != Err(Errno::ESRCH) };
     let now = |clock| clock_gettime(clock).map(Duration::from);
     let (Ok(wall), Ok(boot)) = (now(ClockId::CLOCK_REALTIME), now(ClockId::CLOCK_BOOTTIME)) else { return true };

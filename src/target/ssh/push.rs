@@ -10,15 +10,15 @@ use blake2::{Blake2b256, Digest as _};
 use super::link::Link;
 use super::talk::{Conversation, Limits, Next};
 use crate::error::{Failure, Result};
+use crate::facts;
 use crate::proof::wire::plain;
 use crate::types::Secret;
 
 /// Where agents are kept, by their hash.
-pub const DIRECTORY: &str = "/var/lib/keyward-agent";
+pub const DIRECTORY: &str = facts::AGENTS;
 /// The script that the host's shell runs as root; it reads its orders from standard input.
 const SCRIPT: &str = include_str!("push.sh");
-/// How sudo asks: nothing else on standard error looks like it.
-const PROMPT: &str = "keyward-password:";
+const PROMPT: &str = facts::SUDO_PROMPT;
 /// Longest wait for one answer of the script.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// For PAM and sudo; a wrong password takes two seconds, a directory server more.
