@@ -73,6 +73,48 @@ pub struct Machine {
 /// Held by the one machine that has a mount of control groups version 2 of its own.
 static ALONE: Mutex<()> = Mutex::new(());
 
+/// A network whose machines keep their addresses through a power cut, as real ones do: the engine's own network gives the
+/// address of a machine that is off to the next one that starts. Removed when dropped.
+pub struct Lan {
+    name: String,
+    prefix: [u8; 2],
+    third: u8,
+    given: AtomicUsize,
+}
+
+impl Lan {
+    /// A part of 198.18.0.0/16 that is free (RFC 2544: for tests of network devices).
+    pub fn new() -> Result<Self, String> {
+        let name = format!("keyward-test-{}", std::process::id());
+        let prefix = [198, 18];
+        let mut said = String::new();
+        for third in (0..=240).step_by(16) {
+            let net = format!("{}.{}.{third}.0/20", prefix[0], prefix[1]);
+            let done = docker(&["network", "create", "--subnet", &net, &name], b"");
+            if done.code == 0 {
+                return Ok(Self { name, prefix, third, given: AtomicUsize::new(0) });
+            }
+            said = done.stderr;
+        }
+        Err(format!("no network: {said}"))
+    }
+
+    /// A machine of this network.
+    pub fn machine(&self, suite: &str) -> Result<Machine, String> {
+        // The first two are the network's own and its router's.
+        let given = u16::try_from(self.given.fetch_add(1, Ordering::Relaxed) + 2).unwrap();
+        let [high, low] = given.to_be_bytes();
+        let address = format!("{}.{}.{}.{low}", self.prefix[0], self.prefix[1], self.third + high);
+        Machine::start_with(suite, Mode::Service, &["--network", &self.name, "--ip", &address])
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        docker(&["network", "rm", &self.name], b"");
+    }
+}
+
 pub fn docker(args: &[&str], input: &[u8]) -> Done {
     let mut command = Command::new("docker");
     command.args(args);
@@ -144,7 +186,9 @@ impl Machine {
         // A systemd that starts under load may kill what was begun in its group.
         let up = std::iter::repeat_with(|| self.sh(up)).take(3).find(|done| done.code != 137);
         up.ok_or("the container does not come up")?.ok();
-        let shown = docker(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", &self.name], b"").ok();
+        let shown =
+            docker(&["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", &self.name], b"")
+                .ok();
         self.address = shown.stdout.trim().parse().map_err(|_| "the container has no address".to_owned())?;
         Ok(())
     }

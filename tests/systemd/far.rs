@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use keyward::proof::{Door, Stage};
 use russh::keys::ssh_key::LineEnding;
 
-use crate::container::{Machine, Mode};
+use crate::container::{Lan, Machine, Mode};
 use crate::support::{Done, skipped};
 use crate::{EXCEPT, same};
 
@@ -34,7 +34,20 @@ impl Pair {
     }
 
     pub fn of(test: &str, host: Result<Machine, String>) -> Option<Self> {
-        let started = host.and_then(|host| Ok((host, Machine::start("bookworm", Mode::Service)?)));
+        Self::made(test, host, || Machine::start("bookworm", Mode::Service))
+    }
+
+    /// Both in a network in which they keep their addresses.
+    pub fn on(test: &str, lan: &Lan) -> Option<Self> {
+        Self::made(test, lan.machine("bookworm"), || lan.machine("bookworm"))
+    }
+
+    fn made(
+        test: &str,
+        host: Result<Machine, String>,
+        laptop: impl FnOnce() -> Result<Machine, String>,
+    ) -> Option<Self> {
+        let started = host.and_then(|host| Ok((host, laptop()?)));
         let (mut host, laptop) = match started {
             Ok(pair) => pair,
             Err(reason) => {
