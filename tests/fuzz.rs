@@ -459,6 +459,7 @@ fn client_target(input: &[u8]) {
             user: "ops".to_owned(),
             agent: None,
             client: None,
+            own_account: false,
             config: Some(place.0.clone()),
         };
         for typed in ["host.example", "deploy@192.0.2.1:2222"] {

@@ -4,6 +4,8 @@
 
 #[path = "ssh/agent.rs"]
 mod agent;
+#[path = "ssh/config.rs"]
+mod config;
 #[path = "ssh/doors.rs"]
 mod doors;
 #[path = "ssh/hostile.rs"]

@@ -37,7 +37,7 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
     state::need_root("to change this host")?;
     let host = RealHost::new();
     let lock = locked(args, &host)?;
-    let job = job.for_operator(&host);
+    let job = job.for_operator();
     let (facts, plan) = match job.assess(&host, Duration::from_secs(args.wait), terminal) {
         Ok(found) => found,
         Err(ending) => return Ok(ending),

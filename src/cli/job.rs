@@ -105,14 +105,9 @@ impl Job {
         Ok(Self { about, tasks: all, access, packages: needed, declared, ssh_port, without_root, sources })
     }
 
-    /// With what is known of the operator's own session, whose next login the plan must not surprise.
-    pub fn for_operator(mut self, probe: &dyn Probe) -> Self {
-        let session = session::around(std::process::id(), probe).ok().flatten();
-        // Without a log that names the peer, what sshd gave the shell has to do; it only ever adds a warning.
-        let given = || std::env::var("SSH_CONNECTION").ok()?.split(' ').next()?.parse().ok();
-        let from = session.as_ref().and_then(|session| session.from).or_else(given);
-        let user = session.map(|session| session.user);
-        self.access.present = from.filter(|from: &IpAddr| !from.is_loopback()).map(|from| Present { from, user });
+    /// With what can be known of the operator's own session, whose next login the plan must not surprise.
+    pub fn for_operator(mut self) -> Self {
+        self.access.present = operator;
         self
     }
 
@@ -180,6 +175,16 @@ fn declared(playbook: &Playbook) -> Vec<Declared> {
     found
 }
 
+/// Whose session this process belongs to.
+fn operator(probe: &dyn Probe) -> Option<Present> {
+    let session = session::around(std::process::id(), probe).ok().flatten();
+    // Without a log that names the peer, what sshd gave the shell has to do; it only ever adds a warning.
+    let given = || std::env::var("SSH_CONNECTION").ok()?.split(' ').next()?.parse().ok();
+    let from = session.as_ref().and_then(|session| session.from).or_else(given);
+    let user = session.map(|session| session.user);
+    from.filter(|from: &IpAddr| !from.is_loopback()).map(|from| Present { from, user })
+}
+
 fn ways_in(playbook: &Playbook) -> WaysIn {
     let users = playbook.document.section("users").as_array().map(Vec::as_slice).unwrap_or_default();
     let admin = |user: &&serde_json::Value| user.get("admin").and_then(serde_json::Value::as_bool) == Some(true);
@@ -187,6 +192,6 @@ fn ways_in(playbook: &Playbook) -> WaysIn {
     WaysIn {
         at_least: usize::try_from(playbook.min_ways_in).unwrap_or(usize::MAX),
         declared: users.iter().filter(admin).filter_map(name).collect(),
-        present: None,
+        present: |_| None,
     }
 }

@@ -25,7 +25,7 @@ pub fn run(args: &PlanArgs, global: &Global, terminal: &mut Terminal) -> Result<
     }
     state::need_root("to look at this host")?;
     let host = RealHost::new();
-    let job = job.for_operator(&host);
+    let job = job.for_operator();
     let (_, plan) = match job.assess(&host, Duration::ZERO, terminal) {
         Ok(found) => found,
         Err(ending) => return Ok(ending),

@@ -87,6 +87,7 @@ impl Home {
             user: "tester".to_owned(),
             agent: self.agent.clone(),
             client: self.client.clone(),
+            own_account: false,
             config: Some(self.path.join(".ssh/config")),
         }
     }

@@ -1,5 +1,5 @@
-//! The effective settings of the user's ssh client for a host: asked of `ssh -G` where a client is installed, since
-//! nothing reads its configuration better, else read by [`super::config_file`]. Must not connect.
+//! The effective settings of the user's ssh client for a host: read by [`super::config_file`] where the files are plain, else
+//! asked of `ssh -G` where a client is installed, since nothing reads its configuration better. Must not connect.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ pub struct Around {
     pub agent: Option<PathBuf>,
     /// The client to be asked; `None`: the files are read by keyward itself.
     pub client: Option<PathBuf>,
+    /// True when home and name are also what the client finds in the user database, and it need not read plain files for us.
+    pub own_account: bool,
     /// A configuration file instead of the user's and the machine's.
     pub config: Option<PathBuf>,
 }
@@ -37,9 +39,12 @@ impl Around {
     pub fn here() -> Self {
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let client = PathBuf::from("/usr/bin/ssh");
+        let home = text("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
+        let user = text("USER").or_else(|| text("LOGNAME")).unwrap_or_else(|| "root".to_owned());
         Self {
-            home: text("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from),
-            user: text("USER").or_else(|| text("LOGNAME")).unwrap_or_else(|| "root".to_owned()),
+            own_account: account(nix::unistd::getuid().as_raw()) == Some((user.clone(), home.clone())),
+            home,
+            user,
             agent: text("SSH_AUTH_SOCK").map(PathBuf::from),
             client: client.exists().then_some(client),
             config: None,
@@ -103,7 +108,10 @@ impl Settings {
         let file = around.config_file();
         check_owner(&file)?;
         let pairs = match &around.client {
-            Some(client) => ask_client(client, destination, around, probe)?,
+            Some(client) => {
+                let plain = around.own_account.then(|| config_file::of_plain_files(destination, around)).flatten();
+                plain.map_or_else(|| ask_client(client, destination, around, probe), Ok)?
+            }
             None => config_file::effective(destination, around)?,
         };
         Self::from_pairs(destination, around, &pairs)
@@ -239,6 +247,18 @@ fn expand(text: &str, around: &Around, settings: &Settings) -> Option<PathBuf> {
     Some(if path.is_absolute() { path } else { around.home.join(".ssh").join(path) })
 }
 
+/// Name and home of a user of this machine; `None` where /etc/passwd does not name it.
+fn account(uid: u32) -> Option<(String, PathBuf)> {
+    let text = std::fs::read_to_string("/etc/passwd").ok()?;
+    let of = |line: &str| {
+        let fields: Vec<&str> = line.split(':').collect();
+        (fields.get(2)?.parse() == Ok(uid))
+            .then(|| Some((fields.first()?.to_string(), fields.get(5)?.into())))
+            .flatten()
+    };
+    text.lines().find_map(of)
+}
+
 /// A configuration that others can write makes this user run their programs (ProxyCommand, `Match exec`).
 ///
 /// # Errors
@@ -299,6 +319,7 @@ mod tests {
             user: "me".into(),
             agent: Some("/run/agent".into()),
             client: None,
+            own_account: false,
             config: None,
         }
     }

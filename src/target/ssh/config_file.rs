@@ -1,5 +1,8 @@
-//! The common subset of ssh_config(5), for machines without a client: Host blocks with patterns and negation. What it
-//! cannot judge (Match, Include) is refused, since leaving it out could mean another key, host or user than the user wrote.
+//! The common subset of ssh_config(5): Host blocks with patterns and negation. Where files say nothing beyond it, no client
+//! has to be asked what they mean, which takes longer than a connection. On a machine without a client what it cannot judge
+//! (Match, Include) is refused, since leaving it out could mean another key, host or user than the user wrote.
+
+use std::path::{Path, PathBuf};
 
 use super::address::Destination;
 use super::config::{Around, FILE_LIMIT};
@@ -43,6 +46,119 @@ pub(super) fn effective(destination: &Destination, around: &Around) -> Result<Ve
     parse(&text, &destination.host).map_err(|(line, what)| {
         Failure::input(format!("{name}:{line}"), what)
             .hint("install a client, whose own reading is then used: apt-get install openssh-client")
+    })
+}
+
+/// The machine's configuration, read after the user's.
+const SYSTEM: &str = "/etc/ssh/ssh_config";
+/// What Debian's includes; another Include is left to the client.
+const SYSTEM_PARTS: &str = "/etc/ssh/ssh_config.d/*.conf";
+/// Keywords that change nothing of what is taken from a configuration. Others are left to the client: they may decide what
+/// the rest means, or be a fault for which it would not connect.
+const WITHOUT_EFFECT: [&str; 31] = [
+    "addkeystoagent",
+    "addressfamily",
+    "batchmode",
+    "checkhostip",
+    "ciphers",
+    "compression",
+    "connectionattempts",
+    "connecttimeout",
+    "controlmaster",
+    "controlpath",
+    "controlpersist",
+    "escapechar",
+    "forwardagent",
+    "forwardx11",
+    "forwardx11trusted",
+    "gssapiauthentication",
+    "gssapidelegatecredentials",
+    "hashknownhosts",
+    "kexalgorithms",
+    "loglevel",
+    "macs",
+    "numberofpasswordprompts",
+    "preferredauthentications",
+    "requesttty",
+    "sendenv",
+    "serveralivecountmax",
+    "serveraliveinterval",
+    "stricthostkeychecking",
+    "tcpkeepalive",
+    "updatehostkeys",
+    "visualhostkey",
+];
+
+/// The same of all files that a client would read, where they are so plain that there is one reading of them; `None` where
+/// the client has to be asked. A path of the configuration that is not there is read as empty.
+pub(super) fn of_plain_files(destination: &Destination, around: &Around) -> Option<Vec<(String, String)>> {
+    let mut pairs = Vec::new();
+    let mut take = |text: &str| -> Option<()> {
+        pairs.extend(is_plain(text).then(|| parse(text, &destination.host).ok())??);
+        Some(())
+    };
+    if let Some(file) = &around.config {
+        take(&text_of(file)?)?;
+        return Some(pairs);
+    }
+    take(&text_of(&around.config_file())?)?;
+    let (parts, rest) = with_parts(&text_of(Path::new(SYSTEM))?);
+    if parts {
+        for file in parts_of(Path::new(SYSTEM_PARTS).parent()?)? {
+            take(&text_of(&file)?)?;
+        }
+    }
+    take(&rest)?;
+    Some(pairs)
+}
+
+/// The text without Debian's Include, which stands before every Host; and whether it was there.
+fn with_parts(text: &str) -> (bool, String) {
+    let include = format!("Include {SYSTEM_PARTS}");
+    let host = |line: &&str| line.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("host"));
+    let before = text.lines().take_while(|line| !host(line)).filter(|line| line.trim() == include).count();
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    let found = before == 1 && first == Some(include.as_str());
+    let rest: Vec<&str> = text.lines().filter(|line| !found || line.trim() != include).collect();
+    (found, rest.join("\n"))
+}
+
+/// The files of a directory that end in .conf, sorted as glob(7) does; `None` where they cannot be listed.
+fn parts_of(directory: &Path) -> Option<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(Vec::new()),
+        Err(_) => return None,
+    };
+    let mut files = entries.map(|entry| Some(entry.ok()?.path())).collect::<Option<Vec<PathBuf>>>()?;
+    let part = |file: &PathBuf| {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.ends_with(".conf") && !name.starts_with('.')
+    };
+    files.retain(part);
+    // The order of several is that of the user's locale: the client knows.
+    (files.len() <= 1).then_some(files)
+}
+
+/// A file's text, empty where there is none.
+fn text_of(file: &Path) -> Option<String> {
+    match std::fs::metadata(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(String::new()),
+        Ok(meta) if meta.is_file() && meta.len() <= FILE_LIMIT => std::fs::read_to_string(file).ok(),
+        _ => None,
+    }
+}
+
+/// True for a text of known keywords without quotes, escapes, variables, tokens and comments behind words, whose lines mean
+/// one thing in every version.
+fn is_plain(text: &str) -> bool {
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).all(|line| {
+        let word = line.split(|c: char| c.is_whitespace() || c == '=').next().unwrap_or_default().to_ascii_lowercase();
+        let known = KEYWORDS.contains(&word.as_str()) || WITHOUT_EFFECT.contains(&word.as_str());
+        let odd = |c: char| matches!(c, '"' | '\'' | '\\' | '#' | '$' | '%') || (c.is_control() && c != '\t');
+        // The client compares hosts as they are written, and in some places without case.
+        let cased = word == "host" && line.chars().skip(word.len()).any(|c| c.is_ascii_uppercase());
+        known && !cased && !line.contains(odd)
     })
 }
 
@@ -147,6 +263,36 @@ mod tests {
         assert_eq!(pairs("web"), ["user first", "user second", "identityfile ~/a b", "port 24"]);
         assert_eq!(pairs("web2"), ["user first", "port 24"]);
         assert_eq!(pairs("a.example"), ["user first", "user second", "identityfile ~/a b", "port 24"]);
+    }
+
+    #[test]
+    fn what_has_one_reading() {
+        let debian =
+            "# x\nInclude /etc/ssh/ssh_config.d/*.conf\n\nHost *\n    SendEnv LANG LC_*\n    HashKnownHosts yes\n";
+        let (parts, rest) = with_parts(debian);
+        assert!(parts && is_plain(&rest) && parse(&rest, "a").unwrap().is_empty(), "{rest}");
+        // An Include that is not Debian's, or stands where it may be for some hosts only, stays and is not judged.
+        for other in [
+            "Host a\nInclude /etc/ssh/ssh_config.d/*.conf\n",
+            "Include /x\n",
+            "User a\nInclude /etc/ssh/ssh_config.d/*.conf\n",
+        ] {
+            let (parts, rest) = with_parts(other);
+            assert!(!parts && parse(&rest, "a").is_err(), "{other}");
+        }
+        for odd in [
+            "IdentityFile \"~/a b\"",
+            "HostName %h.example",
+            "User me # not you",
+            "Host WEB",
+            "CanonicalizeHostname yes",
+            "Spelling wrong",
+            "IdentityAgent $SOCK",
+            "Match all",
+        ] {
+            assert!(!is_plain(odd), "{odd}");
+        }
+        assert!(is_plain("Host web\n\tPort=22\n  identityfile ~/.ssh/k\n"));
     }
 
     #[test]

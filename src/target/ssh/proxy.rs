@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn tokens() {
-        let around = Around { home: "/".into(), user: "me".into(), agent: None, client: None, config: None };
+        let around =
+            Around { home: "/".into(), user: "me".into(), agent: None, client: None, own_account: false, config: None };
         let settings = Settings::plain(&Destination::parse("root@web:24").unwrap(), &around);
         assert_eq!(expand("nc %h %p # %r %n 100%%", &settings).unwrap(), "nc web 24 # root web 100%");
         assert!(expand("nc %C", &settings).is_err() && expand("nc %", &settings).is_err());
