@@ -45,6 +45,7 @@ fn sample() -> VecDeque<Strike> {
         (Fault::LinkSilent, "armed", 0),
         (Fault::PowerCut, "changed", 4),
         (Fault::PortFiltered, "changed", 0),
+        (Fault::PortFiltered, "proof", 0),
         (Fault::PowerCut, "changed", 5),
         (Fault::PowerCut, "started", 0),
     ]
@@ -134,6 +135,8 @@ fn apply_struck(pair: &mut Pair, strike: &Strike) -> (Vec<String>, bool) {
 /// What is wrong after a strike; the second is true when nobody gets in.
 fn judge(pair: &mut Pair, strike: &Strike, blank: &[String]) -> (Vec<String>, bool) {
     let before = pair.host.address;
+    // A host that is known already has one event less.
+    pair.laptop.sh("rm -f /root/.ssh/known_hosts*").ok();
     let (lines, struck) = apply_struck(pair, strike);
     let mut faults = Vec::new();
     if !struck {
@@ -186,7 +189,14 @@ fn judge(pair: &mut Pair, strike: &Strike, blank: &[String]) -> (Vec<String>, bo
         .filter(|line| !blank.contains(line))
         .chain(blank.iter().filter(|line| !files.contains(line)))
         .collect();
-    if !differ.is_empty() {
+    // Cut off between the login and its first program, it could be anybody's tunnel: the account is shut, and told.
+    let is_shut = [Fault::PortFiltered, Fault::LinkSilent].contains(&strike.fault) && history.stdout.contains("is shut but still there");
+    if is_shut {
+        let shadow = pair.host.sh("getent shadow deploy | cut -d: -f2,8; id -nG deploy; ls /etc/sudoers.d").stdout;
+        if !shadow.starts_with("*:1\ndeploy\n") || shadow.contains("keyward") {
+            faults.push(format!("the account that is shut is open: {shadow}"));
+        }
+    } else if !differ.is_empty() {
         let show = pair.keyward(&format!("{door} --accept-new show {}", run(&lines).unwrap_or_default()));
         faults.push(format!("the host is neither as before nor as wanted: {differ:?}: {}", said(&show)));
     }
