@@ -261,13 +261,30 @@ const WATCHES: Duration = Duration::from_secs(5);
 /// True when a process runs this program.
 fn watches(program: &str, host: &dyn Host) -> Result<bool> {
     for name in host.list(&AbsPath::fixed("/proc"), &Actor::Root)?.unwrap_or_default() {
+        if !name.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
         let Ok(path) = AbsPath::parse(&format!("/proc/{name}/exe")) else { continue };
-        if name.bytes().all(|byte| byte.is_ascii_digit()) && host.link(&path).ok().flatten().as_deref() == Some(program)
-        {
+        let watches = match host.link(&path) {
+            Ok(Some(target)) => target == program,
+            // What it executes is hidden without CAP_SYS_PTRACE (containers); what root's process is called is not.
+            _ => is_called(&name, program, host),
+        };
+        if watches {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// True for a process of root's that was started as `program`.
+fn is_called(pid: &str, program: &str, host: &dyn Host) -> bool {
+    let text = |file: &str| {
+        let path = AbsPath::parse(&format!("/proc/{pid}/{file}")).ok()?;
+        Some(String::from_utf8_lossy(&host.read(&path, &Actor::Root).ok()??).into_owned())
+    };
+    let is_roots = text("status").is_some_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t0\t0\t")));
+    is_roots && text("cmdline").is_some_and(|line| line.split('\0').next() == Some(program))
 }
 
 /// A watchdog in a session of its own holds the deadline. It does not outlive the machine: without a boot hook a reboot
