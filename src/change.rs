@@ -1,6 +1,7 @@
 //! What is to be changed, as data: claims, differences, gates, steps, changes and the plan. Nothing here acts.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::host::{AccountEdit, Actor, Command, Image, Node, Staged};
 use crate::types::{AbsPath, Port, UserName};
@@ -372,6 +373,21 @@ pub struct Plan {
 impl Plan {
     /// The layout written today.
     pub const VERSION: u32 = 1;
+
+    /// SHA-256, hexadecimal, of what it does and promises: equal for hosts on which the same is to be done.
+    pub fn digest(&self) -> String {
+        let part = |value: serde_json::Result<Vec<u8>>| value.unwrap_or_default();
+        let mut sum = Sha256::new();
+        for part in [
+            part(serde_json::to_vec(&self.changes)),
+            part(serde_json::to_vec(&self.promises)),
+            part(serde_json::to_vec(&self.deferred)),
+        ] {
+            sum.update(part.len().to_be_bytes());
+            sum.update(part);
+        }
+        sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 
     /// The greatest risk in the plan.
     pub fn risk(&self) -> Risk {

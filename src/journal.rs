@@ -5,6 +5,7 @@
 //! `N` and the record's text. A last line that is torn is ignored; a broken line before the last makes the journal
 //! unreadable, and says so.
 
+pub(crate) mod line;
 mod marks;
 
 pub use marks::Marks;
@@ -12,7 +13,6 @@ pub use marks::Marks;
 use std::cell::RefCell;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::change::{Action, Plan, Stage};
 use crate::error::{Failure, Result};
@@ -149,13 +149,6 @@ pub enum Record {
     },
 }
 
-#[derive(Serialize, Deserialize)]
-struct Line<T> {
-    seq: u64,
-    sum: String,
-    rec: T,
-}
-
 /// Record of a run with its journal as it was when a line of it was found damaged.
 const DAMAGED: &str = "damaged";
 
@@ -168,17 +161,6 @@ pub struct Journal<'a> {
     run: String,
     /// What was written so far: an undo must not depend on reading the disk back.
     written: RefCell<Vec<Record>>,
-}
-
-fn sum(seq: u64, text: &str) -> String {
-    let digest = Sha256::digest(format!("{seq}\n{text}").as_bytes());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn line(seq: u64, record: &Record) -> Result<String> {
-    let text =
-        serde_json::to_string(record).map_err(|error| Failure::failed("journal", "cannot be encoded").why(error))?;
-    Ok(format!("{{\"seq\":{seq},\"sum\":\"{}\",\"rec\":{text}}}", sum(seq, &text)))
 }
 
 impl<'a> Journal<'a> {
@@ -223,9 +205,7 @@ impl<'a> Journal<'a> {
             Err(failure) => failure,
         };
         let text = shelf.read(run)?.unwrap_or_default();
-        let parsed = text.split_inclusive('\n').enumerate();
-        let whole = parsed.map_while(|(at, raw)| parse(u64::try_from(at).unwrap_or(u64::MAX), raw));
-        let records: Vec<Record> = whole.collect();
+        let records: Vec<Record> = line::whole(&text).records;
         if !matches!(records.first(), Some(Record::Begin { version: VERSION, .. })) {
             return Err(damage);
         }
@@ -286,7 +266,7 @@ impl<'a> Journal<'a> {
 
     fn append(&self, record: &Record, durability: Durability) -> Result<()> {
         let seq = u64::try_from(self.written.borrow().len()).unwrap_or(u64::MAX);
-        self.shelf.append(&self.run, &line(seq, record)?, durability)?;
+        self.shelf.append(&self.run, &line::write(seq, record)?, durability)?;
         self.written.borrow_mut().push(record.clone());
         Ok(())
     }
@@ -346,7 +326,7 @@ fn without_secrets(records: &[Record]) -> Result<String> {
 fn rendered(records: &[Record]) -> Result<String> {
     let mut text = String::new();
     for (seq, record) in (0_u64..).zip(records) {
-        text.push_str(&line(seq, record)?);
+        text.push_str(&line::write(seq, record)?);
         text.push('\n');
     }
     Ok(text)
@@ -393,34 +373,16 @@ pub fn read(shelf: &dyn Shelf, run: &str) -> Result<Vec<Record>> {
     let text = shelf.read(run)?.ok_or_else(|| {
         Failure::input(run.escape_debug().to_string(), "no such run").hint("list the runs with: keyward history")
     })?;
-    let lines: Vec<&str> = text.split_inclusive('\n').collect();
-    let mut records = Vec::with_capacity(lines.len());
-    for (at, raw) in lines.iter().enumerate() {
-        match parse(u64::try_from(at).unwrap_or(u64::MAX), raw) {
-            Some(record) => records.push(record),
-            None if at + 1 == lines.len() => break,
-            None => {
-                return Err(Failure::unknown(
-                    format!("journal of {run}, line {}", at + 1),
-                    "does not match its checksum",
-                )
-                .hint("the file was edited or the disk is failing; restore by hand from the lines around it"));
-            }
-        }
+    let whole = line::whole(&text);
+    if let Some(number) = whole.broken {
+        return Err(line::broken(&format!("journal of {run}"), number)
+            .hint("the file was edited or the disk is failing; restore by hand from the lines around it"));
     }
+    let records = whole.records;
     match records.first() {
         Some(Record::Begin { version: VERSION, .. } | Record::Closed { .. }) | None => Ok(records),
         Some(_) => Err(Failure::unknown(format!("journal of {run}"), "was written by another version of keyward")),
     }
-}
-
-fn parse(seq: u64, raw: &str) -> Option<Record> {
-    let line: Line<&serde_json::value::RawValue> = serde_json::from_str(raw.strip_suffix('\n')?).ok()?;
-    let text = line.rec.get();
-    if line.seq != seq || line.sum != sum(seq, text) {
-        return None;
-    }
-    serde_json::from_str(text).ok()
 }
 
 /// The plan without what its steps hold: they are in the intents, as undo, and may be secret.

@@ -2,7 +2,7 @@
 //!
 //! Modules stand in layers; imports go only downwards (ARCHITECTURE.md, held by `tests/layers.rs`):
 //! `types`, `error`, `formats` < `host`, `facts`, `change`, `outcome` < `resource`, `journal`, `audit` <
-//! `playbook`, `engine`, `access` < `resources`, `proof` < `target`, `report` < `cli`.
+//! `playbook`, `engine`, `access` < `resources`, `proof` < `target`, `report` < `fleet` < `cli`.
 
 pub mod access;
 pub mod audit;
@@ -11,6 +11,7 @@ pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod facts;
+pub mod fleet;
 pub mod formats;
 pub mod host;
 pub mod journal;

@@ -258,6 +258,34 @@ pub enum Event {
         /// One line.
         verdict: String,
     },
+    /// One of many hosts said something.
+    Host {
+        /// Its name in the inventory.
+        host: String,
+        /// What it said.
+        said: Box<Event>,
+    },
+    /// One of many hosts is over.
+    HostEnded {
+        /// Its name in the inventory.
+        host: String,
+        /// How it ended, in a word or two.
+        result: String,
+        /// The code that the verb ended with there; `None` when it was not done.
+        exit: Option<Exit>,
+        /// How far the proof of a login reached.
+        evidence: Option<Reach>,
+        /// How many changes were made, or would be.
+        changes: usize,
+        /// How long it took.
+        millis: u64,
+        /// The run there.
+        run: Option<String>,
+        /// One line.
+        verdict: String,
+        /// What to type next, or empty.
+        next: String,
+    },
     /// Something failed.
     Failed {
         /// The failure.

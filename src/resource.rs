@@ -374,4 +374,12 @@ pub trait Loader {
     /// # Errors
     /// When it is missing, escapes the directory, is writable by others when run as root, or is too large.
     fn load(&self, name: &str) -> std::result::Result<String, Failure>;
+
+    /// What an inventory says for one host: a playbook whose `vars` are laid over those that the playbook declares.
+    fn overlay(&self) -> Option<String> {
+        None
+    }
 }
+
+/// The name under which an overlay is handed on.
+pub const OVERLAY: &str = "(inventory)";

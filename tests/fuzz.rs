@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use keyward::error::Failure;
+use keyward::fleet::{inventory, store};
 use keyward::formats::{
     access_conf, accounts, authorized_keys, netfilter, pam, sshd_config, sshd_effective, sshd_match, sudoers,
     tcp_wrappers, ufw, unit,
@@ -77,6 +78,8 @@ const TARGETS: &[Target] = &[
     Target { name: "agent", corpus: AGENT, judge: agent_target },
     Target { name: "event", corpus: EVENTS, judge: event_target },
     Target { name: "sshd -T", corpus: SUMMED_UP, judge: summed_up_target },
+    Target { name: "inventory", corpus: INVENTORIES, judge: inventory_target },
+    Target { name: "rollout store", corpus: STORES, judge: store_target },
     Target { name: "words", corpus: WORDS, judge: words_target },
 ];
 
@@ -448,6 +451,68 @@ fn known_hosts_target(input: &[u8]) {
             }
         }
     });
+}
+
+const INVENTORIES: &[&str] = &[
+    "[web]\nweb[01:20:3].example ansible_host=192.0.2.1 ansible_port=2222 # x\n[all:vars]\nansible_user=root\na='b c'\n[x:children]\nweb\n",
+    "all:\n  children:\n    web:\n      hosts:\n        web[1:3]: {ansible_host: 192.0.2.1}\n      vars: &v {a: 1}\n    db: {hosts: {db1: *v}}\n",
+    "version: 1\nuser: root\ngroups:\n  web:\n    hosts: [ \"web[01:20].example.org\", db1 ]\n    vars: { site: a }\nhosts:\n  db1: { address: 192.0.2.7, port: 2222, key: ~/.ssh/k, groups: [ canary ], jump: a@b:22 }\n",
+    "{\"_meta\": {\"hostvars\": {\"a\": {\"ansible_host\": \"::1\"}}}, \"all\": {\"hosts\": [\"a\"]}}",
+];
+
+/// An inventory, with the same text beside it as variables of every group and host.
+struct Around(String);
+
+impl inventory::Files for Around {
+    fn read(&self, _: &str) -> keyward::error::Result<Option<String>> {
+        Ok(Some(self.0.clone()))
+    }
+
+    fn list(&self, directory: &str) -> keyward::error::Result<Option<Vec<String>>> {
+        let names = ["all", "web.yml", "../x", "db1"].map(str::to_owned).to_vec();
+        Ok((!directory.contains('/')).then_some(names))
+    }
+}
+
+/// Each host is a place to connect to, and none has a name that could be more than a name.
+fn inventory_target(input: &[u8]) {
+    let text = String::from_utf8_lossy(input).into_owned();
+    for name in ["hosts", "dir/hosts.yml"] {
+        let Ok(found) = inventory::Inventory::read(name, &Around(text.clone())) else { continue };
+        for host in &found.hosts {
+            assert!(
+                !host.name.contains('/') && !host.name.chars().any(char::is_control) && host.name != "..",
+                "{host:?}"
+            );
+            assert_eq!(ssh::Destination::parse(&host.place.to_string()).unwrap(), host.place);
+        }
+        let chosen = found.limit("all").unwrap_or_default();
+        assert_eq!(chosen.len(), found.hosts.len());
+        let _ = found.limit(&text);
+    }
+}
+
+const STORES: &[&str] = &[
+    "{\"seq\":0,\"sum\":\"x\",\"rec\":{\"record\":\"begin\",\"version\":1,\"rollout\":\"r\",\"at\":\"\",\"inventory\":\"\",\"playbook\":{\"name\":\"\",\"digest\":\"\"},\"hosts\":[\"a\",\"b\"],\"policy\":{\"waves\":[\"1\",\"100%\"],\"parallel\":2,\"per_lane\":1,\"max_fail\":\"0\",\"host_limit_ms\":1,\"wave_limit_ms\":null,\"tries\":1}}}\n",
+    "{\"record\":\"started\",\"host\":0,\"tries\":1}\n{\"record\":\"run\",\"host\":0,\"run\":\"x\"}\n{\"record\":\"ended\",\"host\":0,\"verdict\":\"done\",\"evidence\":\"L3\",\"changes\":1,\"millis\":1,\"why\":null}\n{\"record\":\"closed\"}\n",
+];
+
+/// Records with right sums, and the input as it is: read, refused with its line, or ignored as a torn tail.
+fn store_target(input: &[u8]) {
+    let text = String::from_utf8_lossy(input).into_owned();
+    let sealed = |(seq, line): (usize, &str)| {
+        let rec = line.split_once("\"rec\":").map_or(line, |(_, rest)| rest.strip_suffix('}').unwrap_or(rest));
+        let sum: String = Sha256::digest(format!("{seq}\n{rec}")).iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{{\"seq\":{seq},\"sum\":\"{}\",\"rec\":{rec}}}\n", &sum[..16])
+    };
+    let whole: String = STORES[0].lines().chain(text.lines()).enumerate().map(sealed).collect();
+    for text in [text, whole] {
+        if let Ok(Some(read)) = store::Remembered::read(&text) {
+            assert!(read.bytes <= text.len() && read.hosts.len() == read.begin.hosts.len());
+            let lanes = vec![None; read.hosts.len()];
+            let _ = keyward::fleet::schedule::Schedule::new(&lanes, read.begin.policy.clone(), &read.known());
+        }
+    }
 }
 
 /// What a configuration says of where to go is a destination again: nothing that a shell or ssh could read as more.

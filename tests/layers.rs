@@ -75,6 +75,12 @@ const TABLE: &[Row] = &[
     ),
     row(5, "report", "events as text for people and as JSON lines", &["types", "error", "host", "change", "outcome"]),
     row(
+        6,
+        "fleet",
+        "many hosts: inventory, waves, stop rule, resume",
+        &["types", "error", "change", "outcome", "resource", "journal", "playbook", "target", "report"],
+    ),
+    row(
         7,
         "cli",
         "arguments, one file a verb, the wiring",
@@ -96,6 +102,7 @@ const TABLE: &[Row] = &[
             "proof",
             "target",
             "report",
+            "fleet",
         ],
     ),
     row(8, "main", "calls cli", &["cli"]),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use super::far::args::LoginArgs;
+use super::fleet::args::FleetArgs;
 use crate::outcome::Exit;
 use crate::target::ssh::Destination;
 use crate::types::{AbsPath, Word as _};
@@ -33,7 +34,7 @@ pub struct Cli {
 }
 
 /// Options of every verb.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Text for people, or one JSON event a line
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
@@ -51,6 +52,9 @@ pub struct Global {
     /// How a host over SSH is reached.
     #[command(flatten)]
     pub login: LoginArgs,
+    /// Which hosts, where there are many.
+    #[command(flatten)]
+    pub fleet: FleetArgs,
     /// In a program that a controller started: where it reads what the controller has read, and that it is asked by events
     #[arg(long, global = true, hide = true, value_name = "WHERE")]
     pub handed: Option<String>,
@@ -93,7 +97,7 @@ pub enum TargetArg {
 }
 
 /// The verbs.
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Verb {
     /// Show what an apply would change; changes nothing
     Plan(PlanArgs),
@@ -136,14 +140,14 @@ pub enum Verb {
 }
 
 /// A playbook.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct PlaybookArg {
     /// The playbook
     pub playbook: PathBuf,
 }
 
 /// Arguments of `plan`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct PlanArgs {
     /// The playbook
     pub playbook: PathBuf,
@@ -153,14 +157,14 @@ pub struct PlanArgs {
 }
 
 /// Arguments of `access`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct AccessArgs {
     /// A playbook: shows who could get in after it, too
     pub playbook: Option<PathBuf>,
 }
 
 /// Arguments of `apply`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ApplyArgs {
     /// The playbook
     pub playbook: PathBuf,
@@ -193,7 +197,7 @@ pub enum Level {
 }
 
 /// Arguments of verbs that change this host.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct LiveArgs {
     /// Do not ask
     #[arg(long, short)]
@@ -216,7 +220,7 @@ pub struct LiveArgs {
 }
 
 /// Arguments of `rehearse`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RehearseArgs {
     /// The playbook
     pub playbook: PathBuf,
@@ -230,7 +234,7 @@ pub struct RehearseArgs {
 }
 
 /// Arguments of `rollback`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RollbackArgs {
     /// The run; the last one when left out
     pub run: Option<String>,
@@ -246,7 +250,7 @@ pub struct RollbackArgs {
 }
 
 /// Arguments of `confirm`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ConfirmArgs {
     /// The run; the pending one when left out
     pub run: Option<String>,
@@ -259,14 +263,14 @@ pub struct ConfirmArgs {
 }
 
 /// Arguments of `acknowledge`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct AcknowledgeArgs {
     /// The run whose undo was incomplete and was mended by hand
     pub run: Option<String>,
 }
 
 /// Arguments of `cancel`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct CancelArgs {
     /// The run; the pending one when left out
     pub run: Option<String>,
@@ -276,7 +280,7 @@ pub struct CancelArgs {
 }
 
 /// Arguments of `show`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ShowArgs {
     /// The run, as history names it
     pub run: String,
@@ -286,7 +290,7 @@ pub struct ShowArgs {
 }
 
 /// Arguments of `log`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct LogArgs {
     /// What to do with the log; print it when left out
     #[command(subcommand)]
@@ -304,14 +308,14 @@ pub enum LogVerb {
 }
 
 /// Arguments of `explain`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ExplainArgs {
     /// A resource, such as sshd
     pub resource: Option<String>,
 }
 
 /// Arguments of `init`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct InitArgs {
     /// The administrator to create
     #[arg(long, value_name = "NAME")]
@@ -331,7 +335,7 @@ pub struct InitArgs {
 }
 
 /// Arguments of `uninstall`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct UninstallArgs {
     /// Do not ask
     #[arg(long, short)]
@@ -339,14 +343,14 @@ pub struct UninstallArgs {
 }
 
 /// Arguments of `completions`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct CompletionsArgs {
     /// The shell
     pub shell: clap_complete::Shell,
 }
 
 /// Arguments of `man`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ManArgs {
     /// Write keyward.1 and one page a verb into this directory, which is made when missing
     #[arg(long, value_name = "DIR")]
@@ -386,7 +390,7 @@ fn target(text: &str) -> Result<TargetArg, String> {
     }
 }
 
-fn window(text: &str) -> Result<std::time::Duration, String> {
+pub fn window(text: &str) -> Result<std::time::Duration, String> {
     let (digits, scale) = match text.strip_suffix('m') {
         Some(minutes) => (minutes, 60),
         None => (text.strip_suffix('s').unwrap_or(text), 1),

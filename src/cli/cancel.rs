@@ -25,7 +25,7 @@ pub fn run(args: &CancelArgs) -> Result<Ending> {
             .hint(format!("once it is over: keyward rollback {run}")));
     }
     // A session that ends now must not stop the undo half way.
-    let _signals = super::guard::Signals::hold()?;
+    let _signals = super::signals::Signals::hold()?;
     // Where the agent lives it sees the decision and undoes its own work; a dead one's lock is free at once. One that hangs
     // in a unit is ended by the unit of its guard, which conflicts with it.
     if !pending.unit.is_empty() && !over_soon(&shelf, run) {

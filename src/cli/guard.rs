@@ -5,10 +5,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::change::{Change, Plan, Promise, Stage};
 use crate::engine::guard::{self, Pending};
@@ -22,6 +19,7 @@ use crate::journal::Record;
 use crate::outcome::{Event, Exit};
 use crate::types::{AbsPath, Port, Word as _};
 
+use super::signals::Signals;
 use super::terminal::progress;
 use super::{handed, state};
 
@@ -66,67 +64,6 @@ pub fn unit_command(kind: &str) -> Command {
     // When the deadline comes, a stuck agent must go at once: it ignores SIGTERM, and the undo waits for its end.
     command.args(["-p", "KillSignal=SIGKILL", "-p", "TimeoutStopSec=2s", "--quiet", "--collect", "--unit", &unit]);
     command
-}
-
-/// Set when Ctrl-C was typed.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Keeps a hang-up, a closed terminal and a polite kill from ending the run; Ctrl-C is noticed instead.
-pub struct Signals(());
-
-extern "C" fn notice(signal: nix::libc::c_int) {
-    if signal == nix::libc::SIGINT {
-        INTERRUPTED.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Signals {
-    /// Takes the signals over. By handlers, since these end with exec(3): children start with the default actions, where
-    /// blocked or ignored signals would stay so.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn hold() -> Result<Self> {
-        let all = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGTSTP, Signal::SIGQUIT];
-        Self::take(SigHandler::Handler(notice), &all)
-    }
-
-    /// For a controller: a closed terminal ends nothing, and the first Ctrl-C is noticed. Whatever the host says, the
-    /// second one and a kill end it.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn hold_once() -> Result<Self> {
-        Self::take(SigHandler::Handler(notice), &[Signal::SIGHUP, Signal::SIGINT])
-    }
-
-    /// From now on Ctrl-C ends the process.
-    pub fn let_go(&self) {
-        drop(Self::take(SigHandler::SigDfl, &[Signal::SIGINT]));
-    }
-
-    fn take(handler: SigHandler, signals: &[Signal]) -> Result<Self> {
-        let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
-        for signal in signals {
-            // SAFETY: the handler stores to an atomic and does nothing else, which is safe at any moment.
-            #[allow(unsafe_code, reason = "nix marks all of sigaction(2) unsafe; the handler only stores to an atomic")]
-            unsafe {
-                sigaction(*signal, &action)
-                    .map_err(|errno| Failure::refused("signals", "cannot be taken over").why(errno.desc()))?;
-            }
-        }
-        Ok(Self(()))
-    }
-
-    /// True when Ctrl-C was typed, as long as nobody has looked.
-    pub fn was_interrupted(&self) -> bool {
-        INTERRUPTED.load(Ordering::Relaxed)
-    }
-
-    /// True when Ctrl-C was typed since the last look.
-    pub fn interrupted(&self) -> bool {
-        INTERRUPTED.swap(false, Ordering::Relaxed)
-    }
 }
 
 /// What the operator reads before the first change; with `events`, programs do as well.

@@ -14,7 +14,7 @@ use crate::host::Probe;
 use crate::outcome::{Event, Exit, Sink};
 use crate::playbook::{self, Faults, Playbook};
 use crate::proof::session;
-use crate::resource::{LoadedFile, Loader, Task};
+use crate::resource::{LoadedFile, Loader, OVERLAY, Task};
 use crate::resources::{REGISTRY, packages};
 use crate::types::{PublicKey, UserName, Word as _};
 
@@ -40,6 +40,8 @@ pub struct Job {
     pub ssh_port: Option<u16>,
     /// True when root gets in over SSH no more.
     pub without_root: bool,
+    /// Names of the playbook's variables.
+    pub vars: Vec<String>,
     /// Every text that was read, to make the same job elsewhere.
     pub sources: Vec<LoadedFile>,
 }
@@ -62,6 +64,10 @@ impl Loader for Handed {
     fn load(&self, name: &str) -> Result<String> {
         let found = self.0.iter().find(|file| file.name == name);
         found.map(|file| file.text.clone()).ok_or_else(|| Failure::input(name, "was not handed on"))
+    }
+
+    fn overlay(&self) -> Option<String> {
+        self.0.iter().find(|file| file.name == OVERLAY).map(|file| file.text.clone())
     }
 }
 
@@ -93,7 +99,7 @@ impl Job {
         let needed: Vec<&'static str> = needed.into_iter().collect();
         let (access, declared, ssh) =
             (ways_in(&playbook), declared(&playbook), playbook.document.section("ssh").clone());
-        let Playbook { digest, sources, tasks, .. } = playbook;
+        let Playbook { digest, sources, tasks, vars, .. } = playbook;
         let mut all: Vec<Box<dyn Task>> = Vec::with_capacity(tasks.len() + 1);
         if !needed.is_empty() {
             all.push(packages::task(&needed));
@@ -102,7 +108,7 @@ impl Job {
         let about = About { playbook: name.to_owned(), digest };
         let (ssh_port, without_root) =
             (wanted_port(&ssh), ssh.get("permit_root_login").is_some_and(|value| value == "no"));
-        Ok(Self { about, tasks: all, access, packages: needed, declared, ssh_port, without_root, sources })
+        Ok(Self { about, tasks: all, access, packages: needed, declared, ssh_port, without_root, vars, sources })
     }
 
     /// With what can be known of the operator's own session, whose next login the plan must not surprise.
@@ -193,5 +199,33 @@ fn ways_in(playbook: &Playbook) -> WaysIn {
         at_least: usize::try_from(playbook.min_ways_in).unwrap_or(usize::MAX),
         declared: users.iter().filter(admin).filter_map(name).collect(),
         present: |_| None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inventory_fills_in_what_the_playbook_declares_and_nothing_else() {
+        let text = "version: 1\nvars: { admin: deploy }\nusers:\n  - { name: '{{ admin }}', password: locked }\n";
+        let file = |name: &str, text: &str| LoadedFile { name: name.to_owned(), text: text.to_owned() };
+        let load = |overlay: &str| {
+            let sources = vec![file("p.yml", text), file(OVERLAY, overlay)];
+            Job::load("dir/p.yml", &Handed(sources)).map(|job| (job.about.digest, job.sources.len()))
+        };
+        let claims = |overlay: &str| {
+            let sources = vec![file("p.yml", text), file(OVERLAY, overlay)];
+            let job = Job::load("p.yml", &Handed(sources)).ok().unwrap();
+            job.tasks.iter().map(|task| format!("{:?}", task.claims())).collect::<String>()
+        };
+        assert!(claims("version: 1\nvars: { admin: ada, other: [1] }").contains("ada"));
+        assert!(claims("version: 1\nvars: { other: {x: 1} }").contains("deploy"), "not declared");
+        assert!(load("version: 1\nvars: { admin: [ada] }").is_err(), "no value for it");
+        assert!(load("{").is_err());
+        // What is handed on makes the same job there: the overlay goes with the files, and is in the digest.
+        let (one, other) = (load("version: 1\nvars: { admin: ada }"), load("version: 1\nvars: { admin: bob }"));
+        let (one, other) = (one.ok().unwrap(), other.ok().unwrap());
+        assert!(one.1 == 2 && one.0 != other.0);
     }
 }

@@ -89,7 +89,7 @@ impl Live<'_> {
         }
         // From here on the run must outlive this terminal: it starts over in a unit of its own, already agreed to.
         let unit = if guarded { guard::own_unit(self.facts, &self.plan)? } else { String::new() };
-        let signals = guard::Signals::hold()?;
+        let signals = super::signals::Signals::hold()?;
         let (shelf, ledger) = (state::shelf()?, state::ledger()?);
         let held = self.held.take();
         if held.is_none() {

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
@@ -106,6 +107,63 @@ impl FileLoader {
                 .hint(format!("copy it to a directory of root: cp {place} /root/")));
         }
         bounded(&place, File::from(fd))
+    }
+}
+
+/// A file that the command line names, and those beside it, under the rules of a playbook and its files.
+pub struct Beside(FileLoader);
+
+impl Beside {
+    /// For the file `name`; `-` is standard input, with nothing beside it.
+    ///
+    /// # Errors
+    /// As [`FileLoader::open`].
+    pub fn open(name: &str) -> Result<Self> {
+        FileLoader::open(name).map(Self)
+    }
+
+    /// The text of the named file, or of one that [`Beside::names`] gave.
+    ///
+    /// # Errors
+    /// When it cannot be read, or as root when others could change it.
+    pub fn text(&self, name: &str) -> Result<Option<String>> {
+        self.0.load(name).map(Some)
+    }
+
+    /// The names in a directory beside the file, or in one below it that was given before; `None` where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be listed, or as root when others could change it.
+    pub fn names(&self, directory: &str) -> Result<Option<Vec<String>>> {
+        let Some(base) = &self.0.directory else { return Ok(None) };
+        let place = format!("{}{directory}", base.shown);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut at: Option<OwnedFd> = None;
+        for part in directory.split('/') {
+            if part.is_empty() || part == "." || part == ".." {
+                return Err(Failure::input(&place, "not a directory beside the file"));
+            }
+            at = match openat(at.as_ref().unwrap_or(&base.fd), part, flags, Mode::empty()) {
+                Ok(fd) => Some(fd),
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
+                Err(errno) => return Err(refusal(&place, &place, errno)),
+            };
+            if let Some(fd) = &at {
+                self.0.trust.judge(&stat(fd, &place)?, &place)?;
+            }
+        }
+        let Some(fd) = at else { return Ok(None) };
+        let failed = |errno: Errno| refusal(&place, &place, errno);
+        let mut names = Vec::new();
+        for entry in Dir::from_fd(fd).map_err(failed)?.iter() {
+            let entry = entry.map_err(failed)?;
+            let name =
+                entry.file_name().to_str().map_err(|_| Failure::input(&place, "holds a name that is not UTF-8"))?;
+            if name != "." && name != ".." {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(Some(names))
     }
 }
 

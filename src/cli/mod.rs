@@ -15,6 +15,7 @@ mod explain;
 mod far;
 mod fault;
 mod fetch;
+mod fleet;
 mod guard;
 mod handed;
 mod history;
@@ -33,6 +34,7 @@ mod rehearse;
 mod rollback;
 mod schema;
 mod show;
+mod signals;
 mod state;
 mod status;
 mod strike;
@@ -120,6 +122,12 @@ fn run(cli: &Cli) -> ExitCode {
     let ended = prepare_process_with(&cli.global.login.descriptors()).and_then(|()| {
         if let Some(from) = &cli.global.handed {
             terminal.hand(handed::take(from)?);
+        }
+        if cli.global.fleet.inventory.is_some() {
+            return fleet::run(cli, &mut terminal);
+        }
+        if let Some(option) = cli.global.fleet.given() {
+            return Err(Failure::input(option, "is about many hosts, and no inventory was named").hint("add -i FILE"));
         }
         match cli.global.far() {
             Some(destination) => far::run(cli, destination, &mut terminal),

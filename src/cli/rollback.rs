@@ -55,7 +55,7 @@ pub fn run(args: &RollbackArgs, terminal: &mut Terminal) -> Result<Ending> {
         }
         agree_to(args.live.yes, run, summaries)?;
         // A session that ends from here on must not stop the undo half way.
-        super::guard::Signals::hold().map(drop)
+        super::signals::Signals::hold().map(drop)
     };
     at_once(&run, args.force, Machine::Running, &shelf, &host, &mut agree, terminal)
 }

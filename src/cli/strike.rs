@@ -122,7 +122,7 @@ pub fn run(job: &Job, host: &RealHost, fault: Fault, sink: &mut dyn Sink) -> Res
         Err(ending) => return Ok(ending),
     };
     sink.event(Event::Planned { plan: Box::new(crate::report::json::without_contents(&plan)) });
-    let signals = guard::Signals::hold()?;
+    let signals = super::signals::Signals::hold()?;
     let (shelf, ledger) = (state::shelf()?, state::ledger()?);
     let (_outside, mut prover) = outside::prover(sink)?;
     let mut keeper = keeper_of(&facts);

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::change::Note;
 use crate::error::{Failure, Result};
@@ -37,6 +38,14 @@ impl Terminal {
             Format::Human => Report::human(style(global.color), detail),
         };
         Self { report, handed: None, past, lost: None }
+    }
+
+    /// Whether there is colour.
+    pub const fn style(&self) -> Style {
+        match &self.report {
+            Report::Human { style, .. } => *style,
+            Report::Json => Style::Plain,
+        }
     }
 
     /// True when programs read the results.
@@ -145,8 +154,19 @@ pub fn progress(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+/// Set once many hosts are being worked on: nobody could tell their questions apart.
+static ASKS_NO_MORE: AtomicBool = AtomicBool::new(false);
+
+/// From now on nobody is asked.
+pub fn ask_no_more() {
+    ASKS_NO_MORE.store(true, Ordering::Relaxed);
+}
+
 /// True when a question can be asked and its answer be read by a person.
 pub fn can_ask() -> bool {
+    if ASKS_NO_MORE.load(Ordering::Relaxed) {
+        return false;
+    }
     handed::is_far() || std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 

@@ -5,7 +5,7 @@ use super::node::{Data, Node, shown};
 use super::source::{At, Report};
 use super::vars::Vars;
 use crate::error::Failure;
-use crate::resource::{LoadedFile, Loader};
+use crate::resource::{LoadedFile, Loader, OVERLAY};
 
 /// Longest chain of playbooks that extend each other.
 const MAX_DEPTH: usize = 8;
@@ -19,6 +19,10 @@ pub(super) struct Family<'l> {
     /// Texts read, as named.
     pub texts: Vec<LoadedFile>,
     roots: Vec<Node>,
+    /// What an inventory lays over the variables.
+    overlay: Option<Node>,
+    /// Names of the variables that it declares, once it was joined.
+    pub declared: Vec<String>,
     /// Shown before the names of files in the playbook's directory.
     directory: String,
 }
@@ -30,9 +34,24 @@ impl<'l> Family<'l> {
             Some((head, tail)) => (format!("{head}/"), tail),
             None => (String::new(), name),
         };
-        let mut family = Self { report: Report::default(), loader, texts: Vec::new(), roots: Vec::new(), directory };
+        let mut family = Self {
+            report: Report::default(),
+            loader,
+            texts: Vec::new(),
+            roots: Vec::new(),
+            overlay: None,
+            declared: Vec::new(),
+            directory,
+        };
         match loader.load(file) {
-            Ok(text) => family.add(file, text, &mut vec![file.to_owned()]),
+            Ok(text) => {
+                family.add(file, text, &mut vec![file.to_owned()]);
+                if let Some(text) = loader.overlay() {
+                    let before = family.roots.len();
+                    family.add(OVERLAY, text, &mut vec![OVERLAY.to_owned()]);
+                    family.overlay = if family.roots.len() > before { family.roots.pop() } else { None };
+                }
+            }
             Err(failure) => {
                 let (at, _) = family.report.open(name, "");
                 let what = if failure.place == name {
@@ -47,8 +66,11 @@ impl<'l> Family<'l> {
     }
 
     fn add(&mut self, name: &str, text: String, chain: &mut Vec<String>) {
-        let display =
-            if name.contains(':') || name == "-" { name.to_owned() } else { format!("{}{name}", self.directory) };
+        let display = if name.contains(':') || name == "-" || name == OVERLAY {
+            name.to_owned()
+        } else {
+            format!("{}{name}", self.directory)
+        };
         let shown = if name == "-" { "(standard input)".to_owned() } else { display };
         if text.len() > super::MAX_BYTES {
             let (file, _) = self.report.open(&shown, "");
@@ -125,6 +147,10 @@ impl<'l> Family<'l> {
         let mut vars = Vars::default();
         for root in &self.roots {
             vars.take(root, &mut self.report);
+        }
+        self.declared = vars.names().cloned().collect();
+        if let Some(root) = self.overlay.take() {
+            vars.take_over(&root, &mut self.report);
         }
         let mut joined: Option<Node> = None;
         for mut root in std::mem::take(&mut self.roots) {

@@ -100,7 +100,7 @@ const SECRET_KEYS: [&str; 6] = ["password", "passwd", "passphrase", "hash", "sec
 
 /// `line` as it may be shown: password hashes, values of keys that name a secret and what follows the head of a private
 /// key become `*`; control characters become `?`. The number of characters stays the same.
-pub(super) fn mask(line: &str) -> String {
+pub(crate) fn mask(line: &str) -> String {
     let mut chars: Vec<char> = line.chars().map(|c| if is_forbidden(c) { '?' } else { c }).collect();
     for key in SECRET_KEYS {
         for end in ends_of(&chars, key) {

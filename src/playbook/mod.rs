@@ -30,15 +30,21 @@ use crate::resource::{Document, Kind, LoadedFile, Loader, Section, Task};
 
 pub use builtin::{BUILTINS, builtin};
 pub use explain::explain;
+pub(crate) use fault::mask;
 pub use fault::{Faults, Located};
+pub(crate) use nearest::nearest;
+pub(crate) use node::{Data, Entry, Node as Written, parse_up_to, shown};
+pub(crate) use scalar::{Reading, read as typed};
 pub use schema::{conflicts, schema};
+pub(crate) use source::{At, Report, escape};
 pub use source::{MAX_BYTES, decode};
 pub use starter::{Found, Listener, starter};
+pub(crate) use vars::is_name;
 
 use check::Checker;
 use extend::Family;
 use node::Node;
-use source::{At, Report, Spot};
+use source::Spot;
 
 /// Marks a part of the schema that was judged before the walk.
 const JUDGED: &str = "x-judged";
@@ -55,6 +61,8 @@ pub struct Playbook {
     pub tasks: Vec<Box<dyn Task>>,
     /// Proven administrators that must remain.
     pub min_ways_in: u32,
+    /// Names of the variables that it declares.
+    pub vars: Vec<String>,
 }
 
 /// Loads, validates and resolves the playbook `name`: a path as the user typed it, `-`, or `builtin:NAME`. The loader is
@@ -65,7 +73,7 @@ pub struct Playbook {
 pub fn load(name: &str, registry: &'static [Kind], loader: &dyn Loader) -> Result<Playbook, Faults> {
     let mut family = Family::load(name, loader);
     let joined = family.join();
-    let Family { mut report, texts, .. } = family;
+    let Family { mut report, texts, declared, .. } = family;
     let Some(root) = joined else { return Err(report.finish()) };
     let schema = schema(registry);
     let walked = without_core_lists(&schema);
@@ -85,7 +93,7 @@ pub fn load(name: &str, registry: &'static [Kind], loader: &dyn Loader) -> Resul
     let files = checker.files.into_iter().filter_map(|(name, text)| Some(LoadedFile { name, text: text.ok()? }));
     let sources: Vec<LoadedFile> = texts.into_iter().chain(files).collect();
     let min_ways_in = document.section("min_ways_in").as_u64().and_then(|ways| u32::try_from(ways).ok()).unwrap_or(1);
-    Ok(Playbook { digest: digest(&sources), sources, document, tasks, min_ways_in })
+    Ok(Playbook { digest: digest(&sources), sources, document, tasks, min_ways_in, vars: declared })
 }
 
 /// `vars` and `extends` were judged while they were resolved; judging them again would repeat their faults.

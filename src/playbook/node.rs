@@ -11,7 +11,7 @@ use crate::types::is_forbidden;
 
 /// Deepest nesting.
 const MAX_DEPTH: usize = 64;
-/// Most nodes in one file.
+/// Most nodes in one playbook.
 const MAX_NODES: usize = 100_000;
 /// Most faults of structure before the rest of the file is left unread.
 const MAX_FAULTS: usize = 1_000;
@@ -21,13 +21,13 @@ const NO_ALIAS: &str =
 
 /// A value with its place.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
+pub(crate) struct Node {
     pub at: At,
     pub data: Data,
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Data {
+pub(crate) enum Data {
     Scalar(Scalar),
     List(Vec<Node>),
     Map(Vec<Entry>),
@@ -37,14 +37,14 @@ pub(super) enum Data {
 
 /// Text as it stands, unescaped.
 #[derive(Debug, Clone)]
-pub(super) struct Scalar {
+pub(crate) struct Scalar {
     pub text: String,
     /// Without quotes: the text decides the type.
     pub plain: bool,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub key: String,
     pub key_at: At,
     pub value: Node,
@@ -152,19 +152,25 @@ struct Builder<'r> {
     stack: Vec<Frame>,
     root: Option<Node>,
     nodes: usize,
+    most: usize,
     faults_before: usize,
 }
 
 /// Reads one file. `None` when there is no root mapping; the reason is in the report. After a fault of syntax the part
 /// before it is given back, and the report says that keys may be missing.
 pub(super) fn parse(report: &mut Report, file: usize, text: &str) -> Option<Node> {
+    parse_up_to(report, file, text, MAX_NODES)
+}
+
+/// The same for other files of ours, of `most` nodes.
+pub(crate) fn parse_up_to(report: &mut Report, file: usize, text: &str, most: usize) -> Option<Node> {
     let first = text.lines().enumerate().find(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
     if let Some((number, line)) = first.filter(|(_, line)| line.starts_with('%')) {
         let at = At { file, line: number + 1, column: 1, length: line.chars().count() };
         report.add(at, "YAML directive", "remove the line; playbooks are YAML 1.2 without tags");
         return None;
     }
-    let root = read(report, file, text);
+    let root = read(report, file, text, most);
     let whole = At { file, line: 1, column: 1, length: 1 };
     match root {
         None if report.partial => {}
@@ -185,11 +191,11 @@ pub(super) fn parse(report: &mut Report, file: usize, text: &str) -> Option<Node
 const MAX_LOST: usize = 20;
 
 /// An alias without an anchor ends the parser; it is reported here and blanked out, so that the rest is judged as well.
-fn read(report: &mut Report, file: usize, text: &str) -> Option<Node> {
+fn read(report: &mut Report, file: usize, text: &str, most: usize) -> Option<Node> {
     let (mut text, mut lost) = (text.to_owned(), Vec::new());
     loop {
         let (before, partial) = (report.spots.len(), report.partial);
-        let (root, error) = read_events(report, file, &text);
+        let (root, error) = read_events(report, file, &text, most);
         let star = error.filter(|error| error.info().contains("unknown anchor") && lost.len() < MAX_LOST);
         let Some(mark) = star.map(|error| *error.marker()) else {
             lost.into_iter().for_each(|at| report.add(at, "alias", NO_ALIAS));
@@ -204,9 +210,9 @@ fn read(report: &mut Report, file: usize, text: &str) -> Option<Node> {
     }
 }
 
-fn read_events(report: &mut Report, file: usize, text: &str) -> (Option<Node>, Option<ScanError>) {
+fn read_events(report: &mut Report, file: usize, text: &str, most: usize) -> (Option<Node>, Option<ScanError>) {
     let faults_before = report.spots.len();
-    let mut builder = Builder { report, file, stack: Vec::new(), root: None, nodes: 0, faults_before };
+    let mut builder = Builder { report, file, stack: Vec::new(), root: None, nodes: 0, most, faults_before };
     let (mut documents, mut failed) = (0, None);
     for event in Parser::new_from_str(text) {
         match event {
@@ -287,8 +293,8 @@ impl Builder<'_> {
             self.report.add(at, format!("nested deeper than {MAX_DEPTH}"), FLATTEN);
             return false;
         }
-        if self.nodes > MAX_NODES {
-            self.report.add(at, format!("more than {MAX_NODES} values"), "split the playbook");
+        if self.nodes > self.most {
+            self.report.add(at, format!("more than {} values", self.most), "split the file");
             return false;
         }
         self.report.spots.len() - self.faults_before < MAX_FAULTS
@@ -416,7 +422,7 @@ fn key_name(report: &mut Report, node: Node) -> Option<String> {
 }
 
 /// A user's word as it may stand in a message: short and printable.
-pub(super) fn shown(word: &str) -> String {
+pub(crate) fn shown(word: &str) -> String {
     let mut text: String = word.chars().take(40).map(|c| if is_forbidden(c) { '?' } else { c }).collect();
     if word.chars().count() > 40 {
         text.push_str("...");

@@ -5,7 +5,7 @@ use super::node::Scalar;
 
 /// The type of a scalar.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(crate) enum Reading {
     Null,
     Bool(bool),
     Int(i64),
@@ -16,14 +16,14 @@ pub(super) enum Reading {
 
 /// Why a word is refused, and what it may have been meant to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Odd {
+pub(crate) struct Odd {
     pub why: &'static str,
     pub as_bool: Option<bool>,
     pub as_int: Option<i64>,
 }
 
 /// Reads `scalar`.
-pub(super) fn read(scalar: &Scalar) -> Reading {
+pub(crate) fn read(scalar: &Scalar) -> Reading {
     let text = scalar.text.as_str();
     if !scalar.plain {
         return Reading::Text;

@@ -15,7 +15,7 @@ const MAX_SHOWN: usize = 1000;
 
 /// A stretch of one line in one file; `line` 0 is the file as a whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct At {
+pub(crate) struct At {
     /// Index into [`Report::sources`].
     pub file: usize,
     /// From 1.
@@ -27,14 +27,14 @@ pub(super) struct At {
 }
 
 /// A text with its name.
-pub(super) struct Source {
+pub(crate) struct Source {
     pub name: String,
     lines: Vec<String>,
 }
 
 /// A fault whose line is not looked up yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Spot {
+pub(crate) struct Spot {
     pub at: At,
     pub what: String,
     pub hint: String,
@@ -42,7 +42,7 @@ pub(super) struct Spot {
 
 /// Collects the faults of all files.
 #[derive(Default)]
-pub(super) struct Report {
+pub(crate) struct Report {
     pub sources: Vec<Source>,
     pub spots: Vec<Spot>,
     /// A file could be read in part only: what is missing may stand in the rest.
@@ -145,7 +145,7 @@ fn judge(c: char) -> Option<(String, String)> {
 }
 
 /// `U+001B`, which is safe on a terminal.
-pub(super) fn escape(c: char) -> String {
+pub(crate) fn escape(c: char) -> String {
     format!("U+{:04X}", u32::from(c))
 }
 

@@ -32,6 +32,23 @@ impl Vars {
         }
     }
 
+    /// The names that are declared.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.keys()
+    }
+
+    /// Takes over what an inventory says of the variables that the playbook declares; others are no business of its.
+    pub fn take_over(&mut self, root: &Node, report: &mut Report) {
+        let entries = root.get("vars").map(Node::entries).unwrap_or_default();
+        for entry in entries {
+            if !self.0.contains_key(&entry.key) {
+                continue;
+            }
+            let value = self.value(&entry.value, report);
+            self.0.insert(entry.key.clone(), value);
+        }
+    }
+
     /// `None` stands for a value that was reported: its uses are not reported again.
     fn value(&self, node: &Node, report: &mut Report) -> Option<Scalar> {
         let (what, hint) = match &node.data {
@@ -125,7 +142,7 @@ impl Vars {
     }
 }
 
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let mut chars = text.chars();
     chars.next().is_some_and(|c| c.is_ascii_lowercase() || c == '_')
         && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')

@@ -87,6 +87,8 @@ const fn channel(event: &Event) -> Channel {
         | Event::Decided { .. }
         | Event::Text { .. }
         | Event::Run { .. }
+        | Event::Host { .. }
+        | Event::HostEnded { .. }
         | Event::Note { .. }
         | Event::Finished { .. } => Channel::Result,
     }

@@ -11,7 +11,12 @@ use super::style::{Style, Tone, count, wrap};
 /// One event other than a plan as text, ending with a line feed; empty for events that people need not see.
 pub fn event(event: &Event, style: Style) -> String {
     let lines = match event {
-        Event::Planned { .. } | Event::Access { .. } | Event::Hello { .. } | Event::Asked { .. } => Vec::new(),
+        Event::Planned { .. }
+        | Event::Access { .. }
+        | Event::Hello { .. }
+        | Event::Asked { .. }
+        | Event::Host { .. }
+        | Event::HostEnded { .. } => Vec::new(),
         Event::Armed { run, until, .. } => armed(run, until),
         Event::Opened { .. } => vec!["both doors are open".to_owned()],
         Event::Started { run } => vec![escape::line(&format!("run {run}"))],

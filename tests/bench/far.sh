@@ -36,15 +36,10 @@ trap cleaned EXIT
 trap 'exit 1' INT TERM
 
 . $here/common.sh
+. $here/peers.sh
 program
 picture
-peers=${KEYWARD_BENCH_DIR:-/var/cache/keyward-bench}/peers-$ansible-$pyinfra
-if [ ! -e "$peers/whole" ]; then
-    rm -rf "$peers"
-    python3 -m venv "$peers"
-    "$peers/bin/pip" install --quiet "ansible==$ansible" "pyinfra==$pyinfra"
-    : >"$peers/whole"
-fi
+peers
 
 ssh-keygen -q -t ed25519 -N '' -C ops@laptop -f "$out/key"
 mkdir -p -m 700 "$out/ssh" "$HOME/.ssh"
@@ -54,18 +49,7 @@ mount --bind "$out/ssh" "$HOME/.ssh"
 unset SSH_AUTH_SOCK
 cp $here/first.yml "$out/first.yml"
 cp "$out/key.pub" "$out/deploy.pub"
-cat >"$out/ansible.cfg" <<END
-[defaults]
-forks = 20
-gathering = explicit
-interpreter_python = /usr/bin/python3
-home = $out/ansible
-[ssh_connection]
-pipelining = true
-ssh_args = -o ControlMaster=auto -o ControlPersist=60s
-control_path_dir = $out/cp
-END
-export ANSIBLE_CONFIG="$out/ansible.cfg"
+configure_ansible
 
 # A fresh machine; its address is in `host`.
 fresh() { # CONTENDER
@@ -76,25 +60,6 @@ fresh() { # CONTENDER
     host=$(docker inspect -f '{{.NetworkSettings.IPAddress}}' "$name-$1")
     key=$(docker exec "$name-$1" cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub)
     printf '%s %s\n[%s]:2222 %s\n' "$host" "$key" "$host" "$key" >"$HOME/.ssh/known_hosts"
-}
-
-# Runs a command; its time goes to the file of that name.
-timed() { # FIGURE EXPECTED COMMAND...
-    figure=$1 expected=$2
-    shift 2
-    start=$(date +%s%N)
-    "$@" >"$out/said" 2>&1 && code=0 || code=$?
-    end=$(date +%s%N)
-    case " $expected " in
-    *" $code "*) awk "BEGIN { print $((end - start)) / 1000000 }" >>"$out/$figure" ;;
-    *) echo "far.sh: $figure ended with $code:" >&2; cat "$out/said" >&2; exit 1 ;;
-    esac
-}
-
-# The work of one command as often as it is measured.
-often() { # FIGURE EXPECTED COMMAND...
-    n=0
-    while [ $n -lt $each ]; do timed "$@"; n=$((n + 1)); done
 }
 
 piped() { # FILE SSH-WORDS...
@@ -151,13 +116,6 @@ while [ "$round" -le "$rounds" ]; do
     echo "round $round of $rounds" >&2
     round=$((round + 1))
 done
-
-row() { # TEXT FIGURE-SUFFIX PEER BOUND GOAL
-    [ -e "$out/$3-$2" ] || return 0
-    awk -v text="$1" -v a="$(median "keyward-$2")" -v b="$(median "$3-$2")" -v bound="$4" -v goal="$5" 'BEGIN {
-        met = bound <= 1 ? a / b <= bound : b / a >= bound
-        printf "%-40s %9.0f %9.0f %7.2fx %7.1fx  %s %s\n", text, a, b, a / b, b / a, goal, met ? "met" : "missed" }'
-}
 
 echo "suite $suite, $rounds rounds, medians in ms; load $(cut -d' ' -f1 /proc/loadavg)"
 echo "$("$KEYWARD_BIN" --version); $(ssh -V 2>&1); ansible $ansible ($("$peers/bin/pip" list 2>/dev/null |

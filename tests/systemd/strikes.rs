@@ -190,7 +190,8 @@ fn judge(pair: &mut Pair, strike: &Strike, blank: &[String]) -> (Vec<String>, bo
         .chain(blank.iter().filter(|line| !files.contains(line)))
         .collect();
     // Cut off between the login and its first program, it could be anybody's tunnel: the account is shut, and told.
-    let is_shut = [Fault::PortFiltered, Fault::LinkSilent].contains(&strike.fault) && history.stdout.contains("is shut but still there");
+    let is_shut = [Fault::PortFiltered, Fault::LinkSilent].contains(&strike.fault)
+        && history.stdout.contains("is shut but still there");
     if is_shut {
         let shadow = pair.host.sh("getent shadow deploy | cut -d: -f2,8; id -nG deploy; ls /etc/sudoers.d").stdout;
         if !shadow.starts_with("*:1\ndeploy\n") || shadow.contains("keyward") {

@@ -39,6 +39,9 @@ pub struct LoginArgs {
     /// Take the program off the host again at the end; the next run sends it anew
     #[arg(long, global = true, help_heading = HEADING)]
     pub leave_nothing: bool,
+    /// Hosts to go through, from an inventory; they win over the client's configuration
+    #[arg(skip)]
+    pub jump: Vec<Destination>,
 }
 
 impl LoginArgs {
@@ -60,7 +63,9 @@ impl LoginArgs {
         let pins = self.host_key.iter().map(|pin| ("--host-key", pin.clone()));
         let others =
             self.agent_binary.iter().map(|(arch, path)| ("--agent-binary", format!("{arch}={}", path.display())));
-        let all = keys.chain(password).chain(sudo).chain(pins).chain(others);
+        // A password that was read for all hosts is had in no way that can be typed again.
+        let typed = |(_, value): &(&str, String)| !value.is_empty();
+        let all = keys.chain(password).chain(sudo).chain(pins).chain(others).filter(typed);
         all.map(|(option, value)| format!(" {option} {}", quoted(&value))).collect()
     }
 

@@ -21,7 +21,7 @@ use crate::types::{PublicKey, UserName, Word as _};
 
 use super::super::job::{Declared, Job};
 use super::super::state::quoted;
-use super::super::terminal::{self, Terminal};
+use super::super::terminal;
 use super::args::LoginArgs;
 use super::secret::Keychain;
 
@@ -45,7 +45,7 @@ pub struct Door<'a> {
     /// The settings of each place. Asking for them starts a program, so each is asked for once in a run.
     settings: RefCell<Vec<(Destination, Settings)>>,
     /// What can be put on the host; read and hashed while the connection is made.
-    programs: Arc<OnceLock<Result<Programs>>>,
+    programs: Shelf,
     keychain: Keychain,
     /// The administrators of the playbook with their keys.
     declared: Vec<Declared>,
@@ -70,10 +70,13 @@ pub struct Way {
     pub key_port: Option<u16>,
 }
 
+/// What can be put on hosts, once it was read.
+pub type Shelf = Arc<OnceLock<Result<Programs>>>;
+
 /// What takes its time and depends on nothing but the command line: begun while the playbook is read.
 pub struct Early {
     settings: Option<JoinHandle<Result<Settings>>>,
-    programs: Arc<OnceLock<Result<Programs>>>,
+    programs: Shelf,
 }
 
 impl Early {
@@ -87,6 +90,11 @@ impl Early {
         let place = destination.clone();
         let ask = move || Settings::of(&place, &Around::here(), &RealHost::new());
         Self { settings: std::thread::Builder::new().spawn(ask).ok(), programs }
+    }
+
+    /// For one of many hosts, which share the programs.
+    pub const fn shared(programs: Shelf) -> Self {
+        Self { settings: None, programs }
     }
 }
 
@@ -141,7 +149,11 @@ impl<'a> Door<'a> {
         if let Some((_, known)) = self.settings.borrow().iter().find(|(of, _)| of == place) {
             return Ok(known.clone());
         }
-        let settings = Settings::of(place, &self.around, &self.probe)?;
+        let mut settings = Settings::of(place, &self.around, &self.probe)?;
+        if !self.login.jump.is_empty() {
+            settings.jumps.clone_from(&self.login.jump);
+            settings.proxy_command = None;
+        }
         self.settings.borrow_mut().push((place.clone(), settings.clone()));
         Ok(settings)
     }
@@ -172,13 +184,13 @@ impl<'a> Door<'a> {
     ///
     /// # Errors
     /// Why the door that was typed does not open.
-    pub fn open(&mut self, terminal: &mut Terminal) -> Result<Link> {
+    pub fn open(&mut self, sink: &mut dyn Sink) -> Outcome<Link> {
         let typed = Way { place: self.place.clone(), keys: None, pin: None, key_port: None };
         let settings = self.settings(&self.place)?;
         let may_have_moved = self.port.is_some_and(|port| port != settings.port);
         let limit = if may_have_moved { HASTE } else { CONNECT_LIMIT };
         let first = match self.within(limit, &typed) {
-            Ok(link) => return Ok(self.opened(link, terminal)),
+            Ok(link) => return Ok(self.opened(link, sink)),
             Err(setback) => setback,
         };
         let elsewhere = match first.trouble {
@@ -194,26 +206,26 @@ impl<'a> Door<'a> {
                     self.place, way.place
                 );
                 let note = Note::info("ssh", text);
-                terminal.event(Event::Note { note });
+                sink.event(Event::Note { note });
                 self.place = way.place;
-                return Ok(self.opened(link, terminal));
+                return Ok(self.opened(link, sink));
             }
         }
         if first.trouble == Trouble::Filtered && may_have_moved {
             // A far-away host may only have been slow.
-            return self.through(&typed).map(|link| self.opened(link, terminal)).map_err(|setback| self.why(setback));
+            return self.through(&typed).map(|link| self.opened(link, sink)).map_err(|setback| self.why(setback));
         }
         Err(self.why(first))
     }
 
     /// A source of passwords that failed is the better reason.
-    fn why(&self, setback: Setback) -> Failure {
-        self.keychain.trouble().unwrap_or_else(|| setback.into())
+    fn why(&self, setback: Setback) -> Setback {
+        self.keychain.trouble().map_or(setback, Setback::from)
     }
 
-    fn opened(&self, link: Link, terminal: &mut Terminal) -> Link {
+    fn opened(&self, link: Link, sink: &mut dyn Sink) -> Link {
         for note in link.notes() {
-            terminal.event(Event::Note { note: Note::info("ssh", note.clone()) });
+            sink.event(Event::Note { note: Note::info("ssh", note.clone()) });
         }
         link
     }

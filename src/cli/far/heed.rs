@@ -56,6 +56,7 @@ impl Heed {
         Ok(match event {
             Event::Hello { .. } => return Err("it says hello twice"),
             Event::Finished { .. } => return Err("it ends twice"),
+            Event::Host { .. } | Event::HostEnded { .. } => return Err("it speaks for other hosts"),
             Event::Asked { question } => {
                 self.asked = self.asked.saturating_add(1);
                 if self.asked > QUESTIONS || self.question.as_ref() != Some(&question) {

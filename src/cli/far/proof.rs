@@ -11,13 +11,13 @@ use crate::target::ssh::{Link, Outcome, Setback, Trouble};
 use crate::types::{PublicKey, UserName};
 
 use super::super::args::{LiveArgs, Verb};
-use super::super::guard::Signals;
 use super::super::handed;
 use super::super::job::Job;
 use super::super::state::quoted;
 use super::super::{live, terminal};
 use super::door::{Door, Way};
 use super::heed::Heed;
+use super::interrupt::Interrupt;
 use super::relay::{Heard, Relay};
 
 /// Between two tries to log in.
@@ -26,6 +26,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const GRAIN: Duration = Duration::from_millis(10);
 /// How long the end of a lost run is asked for, after its window.
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a verb may go on that nobody wants any more, and that has begun no run.
+const HASTE: Duration = Duration::from_secs(5);
 /// How long a run that was confirmed may take for its last stage.
 const LAST_STAGE: Duration = Duration::from_secs(600);
 
@@ -84,7 +86,11 @@ pub struct Proof<'a> {
     pub(super) seen_last: bool,
     /// How long the run waits, as it was told from here: what the host says of it may only be less.
     window: Duration,
-    signals: Option<Signals>,
+    interrupt: Interrupt,
+    /// The digest of the plan that was agreed to before; none: a yes is asked for.
+    pub agreed: Option<String>,
+    /// True once that was held against the host's plan.
+    was_agreed: bool,
     /// Somebody wants the run undone.
     interrupted: bool,
     /// What the host may say.
@@ -99,6 +105,7 @@ impl<'a> Proof<'a> {
         job: Option<&Job>,
         door: &'a Door<'a>,
         window: Duration,
+        interrupt: Interrupt,
     ) -> Self {
         let heed = Heed::new(verb, door.command(door.place()));
         let (verb, object) = match verb {
@@ -109,7 +116,7 @@ impl<'a> Proof<'a> {
         };
         // Nobody can prove somebody else's key, and those that a rollback brings back are not the playbook's.
         let held = if verb == "apply" { door.held().unwrap_or_default() } else { Vec::new() };
-        let (plan, started, armed, way, signals) = (None, None, None, None, None);
+        let (plan, started, armed, way) = (None, None, None, None);
         let (stage, confirmed) = (Stage::Waits, false);
         let interrupted = false;
         Self {
@@ -128,7 +135,9 @@ impl<'a> Proof<'a> {
             all_closed: false,
             seen_last: false,
             window,
-            signals,
+            interrupt,
+            agreed: None,
+            was_agreed: false,
             interrupted,
             heed,
         }
@@ -145,7 +154,7 @@ impl<'a> Proof<'a> {
                 let window = Duration::from_millis(*window_ms).min(self.window);
                 self.armed = Some(Armed { run: run.clone(), nonce: nonce.clone(), window, at: Instant::now() });
                 // A host that did not ask before.
-                self.signals = self.signals.take().or_else(|| Signals::hold_once().ok());
+                self.interrupt.hold();
                 return self.armed.as_ref().map(|armed| self.announcement(armed));
             }
             // One that was cancelled meanwhile opens nothing that this side would wait for.
@@ -164,15 +173,15 @@ impl<'a> Proof<'a> {
     /// # Errors
     /// Refused when nobody is here who could confirm, or say yes; nothing was changed then.
     pub fn answer(&mut self, question: &str, sink: &mut dyn Sink) -> Result<bool> {
-        let agreed = self.may_be_confirmed(sink).and_then(|()| match self.live {
+        let agreed = self.not_interrupted().and_then(|()| self.may_be_confirmed(sink)).and_then(|()| match self.live {
+            _ if self.agreed.is_some() => self.is_as_agreed(),
             Some(live) => live::agree(live.yes, self.verb, &self.object, &crate::report::escape::line(question)),
             None => live::agree(false, self.verb, &self.object, &crate::report::escape::line(question)),
         });
         match agreed {
             Ok(()) => {
                 self.door.unlock();
-                // From here on the host acts, and a Ctrl-C is a wish to undo, not an end.
-                self.signals = self.signals.take().or_else(|| Signals::hold_once().ok());
+                self.interrupt.hold();
                 Ok(true)
             }
             Err(failure) if self.started.is_some() => {
@@ -182,6 +191,29 @@ impl<'a> Proof<'a> {
             }
             Err(failure) => Err(self.typed(failure)),
         }
+    }
+
+    /// A run that is not wanted any more does not begin.
+    ///
+    /// # Errors
+    /// Refused once somebody wants it undone.
+    pub fn not_interrupted(&mut self) -> Result<()> {
+        self.interrupted |= self.interrupt.taken();
+        if !self.interrupted {
+            return Ok(());
+        }
+        Err(Failure::refused(self.verb, "interrupted before anything was changed").why(self.interrupt.reason()))
+    }
+
+    /// What follows once packages are there was agreed to with the plan that waits for them.
+    fn is_as_agreed(&mut self) -> Result<()> {
+        let is_first = !std::mem::replace(&mut self.was_agreed, true);
+        if !is_first || self.plan.is_some() && self.agreed == self.plan.as_ref().map(Plan::digest) {
+            return Ok(());
+        }
+        Err(Failure::refused(self.verb, "the host's plan is not the one that was agreed to; nothing was changed")
+            .why("the host has changed since it was shown")
+            .hint("look again: keyward plan"))
     }
 
     /// A failure of this side's, with its command as it is typed here.
@@ -226,9 +258,7 @@ impl<'a> Proof<'a> {
     /// One turn: logs in and confirms when both doors are open, listens to the program that confirms, undoes on Ctrl-C.
     pub fn go_on(&mut self, main: &mut Relay, sink: &mut dyn Sink) {
         let link = &main.link().clone();
-        if let Some(signals) = self.signals.as_ref().filter(|signals| signals.interrupted()) {
-            // The host could keep us here for long.
-            signals.let_go();
+        if self.interrupt.taken() {
             let text = if self.confirmed {
                 "interrupted, but the run is confirmed: it goes on, and can be rolled back once it is over"
             } else {
@@ -237,11 +267,16 @@ impl<'a> Proof<'a> {
             };
             sink.event(Event::Note { note: Note::warning("cancel", text) });
             self.interrupted = !self.confirmed;
+            if self.armed.is_none() && self.interrupted {
+                // Nothing is undone by itself, so nothing is waited for but the end.
+                main.within(if self.started.is_some() { PATIENCE } else { HASTE });
+            }
         }
         if self.interrupted && self.armed.is_some() {
             self.interrupted = false;
             if !matches!(self.stage, Stage::Settled) {
-                self.cancel(link, "interrupted at the keyboard", sink);
+                let why = self.interrupt.reason();
+                self.cancel(link, why, sink);
             }
         }
         if let Some(armed) = &self.armed {
@@ -334,7 +369,7 @@ impl<'a> Proof<'a> {
                     | Trouble::Crowded
                     | Trouble::Broken
             );
-            let interrupted = self.signals.as_ref().is_some_and(Signals::was_interrupted);
+            let interrupted = self.interrupt.waits();
             if !passes || interrupted || armed.at.elapsed() + PAUSE > limit {
                 return (what, Err(last));
             }

@@ -34,6 +34,8 @@ pub enum Source {
     Fd(i32),
     /// The first line that a command prints; run by sh.
     Command(String),
+    /// Read already, for all hosts.
+    Told(Secret<String>),
     /// None of these. What was typed is not kept: it may be the password itself.
     Unclear,
 }
@@ -66,7 +68,18 @@ impl Source {
             Self::File(path) => format!("file:{path}"),
             Self::Fd(number) => format!("fd:{number}"),
             Self::Command(command) => format!("command:{command}"),
-            Self::Unclear => String::new(),
+            Self::Told(_) | Self::Unclear => String::new(),
+        }
+    }
+
+    /// For many hosts: what can be had only once, from a person or a descriptor, is read now.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub fn once(self, prompt: &str) -> Result<Self> {
+        match self {
+            Self::Ask | Self::Fd(_) => self.read(prompt).map(Self::Told),
+            other => Ok(other),
         }
     }
 
@@ -88,6 +101,7 @@ impl Source {
     fn read(&self, prompt: &str) -> Result<Secret<String>> {
         let cannot = |place: &str, why: &dyn std::fmt::Display| Failure::input(place, "gives no password").why(why);
         let text = match self {
+            Self::Told(secret) => return Ok(secret.clone()),
             Self::Unclear => return Err(cannot("--password", &"it names no source")),
             Self::Ask => {
                 return asked(prompt).ok_or_else(|| cannot("--password ask", &"there is no terminal to ask on"));

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Failure, Result};
+use crate::types::AbsPath;
 
-use super::super::args::{Global, LiveArgs, LogVerb, Verb};
+use super::super::args::{LiveArgs, LogVerb, Verb};
 use super::super::handed;
 
 /// The verbs of the host's commands that hints name.
@@ -68,13 +69,33 @@ pub const fn live(verb: &Verb) -> Option<&LiveArgs> {
     }
 }
 
+/// The verb, about this run where it is about one.
+pub fn of_run(verb: &Verb, run: Option<String>) -> Verb {
+    let mut verb = verb.clone();
+    if let (Verb::Rollback(args), Some(run)) = (&mut verb, run) {
+        args.run = Some(run);
+    }
+    verb
+}
+
+/// The verb, with the yes that was given for all hosts.
+pub fn agreed_to(verb: &Verb) -> Verb {
+    let mut verb = verb.clone();
+    match &mut verb {
+        Verb::Apply(args) => args.live.yes = true,
+        Verb::Rollback(args) => args.live.yes = true,
+        _ => {}
+    }
+    verb
+}
+
 /// The command line for the host. Questions are answered from here, so no yes is passed on.
 ///
 /// # Errors
 /// Input when a word is not UTF-8.
-pub fn of(verb: &Verb, global: &Global, window: Option<Duration>) -> Result<Vec<String>> {
+pub fn of(verb: &Verb, leave_out: &[AbsPath], window: Option<Duration>) -> Result<Vec<String>> {
     let mut words: Vec<String> = ["--format", "json", handed::OPTION, handed::STDIN].map(str::to_owned).to_vec();
-    for mount in &global.leave_out {
+    for mount in leave_out {
         words.extend(["--leave-out".to_owned(), mount.as_str().to_owned()]);
     }
     let path = |path: &Path| {
@@ -187,7 +208,7 @@ mod tests {
     fn words(line: &str) -> Result<Vec<String>> {
         let cli = parse(line.split(' ').map(std::ffi::OsString::from)).unwrap();
         refuse(&cli.verb)?;
-        of(&cli.verb, &cli.global, live(&cli.verb).map(|_| Duration::from_secs(9)))
+        of(&cli.verb, &cli.global.leave_out, live(&cli.verb).map(|_| Duration::from_secs(9)))
     }
 
     #[test]

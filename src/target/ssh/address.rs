@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use crate::error::{Failure, Result};
 
-/// A place to log in to. Made by [`Destination::parse`] only, so its words have passed the rules.
+/// A place to log in to. Made by [`Destination::parse`], and by the inventory by the same rules, so its words have
+/// passed them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     /// The account; `None`: what the configuration says.
@@ -104,7 +105,7 @@ fn split(place: &str, url: bool) -> std::result::Result<(&str, Option<&str>), &'
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn check_user(user: &str) -> std::result::Result<(), &'static str> {
+pub(crate) fn check_user(user: &str) -> std::result::Result<(), &'static str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | '@');
     if user.is_empty() || user.len() > LONGEST {
         return Err("the user name is empty or too long");
@@ -122,7 +123,7 @@ pub(super) fn check_user(user: &str) -> std::result::Result<(), &'static str> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn check_host(host: &str) -> std::result::Result<(), &'static str> {
+pub(crate) fn check_host(host: &str) -> std::result::Result<(), &'static str> {
     if host.is_empty() || host.len() > LONGEST {
         return Err("the host name is empty or too long");
     }

@@ -21,6 +21,7 @@ mod talk;
 mod trouble;
 
 pub use address::Destination;
+pub(crate) use address::{check_host, check_user};
 pub use agent::{read_list as agent_list, signs};
 pub use auth::{Ask, Question};
 pub use config::{Around, Settings};

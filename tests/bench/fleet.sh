@@ -1,0 +1,120 @@
+#!/bin/sh
+# The reference job on many hosts: keyward -i against pyinfra and Ansible, on fresh machines with systemd.
+#
+#   sh tests/bench/fleet.sh [SUITE] [HOSTS] [ROUNDS] [CONTENDERS]      default: bookworm 10 1 "keyward pyinfra ansible"
+#
+# Each round gives every contender HOSTS fresh machines: a first apply as root on port 22, then two second runs and two
+# checks as deploy on the new port. All run here, with the same key, known_hosts and configuration: this script has a mount
+# namespace of its own, in which ~/.ssh is a temporary directory. keyward goes with one wave (--waves 100%), as the others
+# do, and its program is put there by a `status` first, which is shown apart. Times are in milliseconds, medians; the
+# controller's own CPU time and memory are those of its process, by getrusage(2). Needs root, docker, tests/lab and PyPI.
+set -eu
+cd "$(dirname "$0")/../.."
+if [ "${1:-}" != --inside ]; then
+    exec unshare -m --propagation private sh tests/bench/fleet.sh --inside "$@"
+fi
+shift
+suite=${1:-bookworm}
+count=${2:-10}
+rounds=${3:-1}
+contenders=${4:-keyward pyinfra ansible}
+each=2
+here=tests/bench
+ansible=12.2.0
+pyinfra=3.10.0
+out=$(mktemp -d)
+name=keyward-test-fleet-$$
+cleaned() {
+    for one in $(docker ps -aq --filter "name=$name-"); do docker rm -f -v "$one" >/dev/null 2>&1 || true; done
+    umount "$HOME/.ssh"
+    rm -rf "$out"
+}
+trap cleaned EXIT
+trap 'exit 1' INT TERM
+
+. $here/common.sh
+. $here/peers.sh
+program
+picture
+peers
+
+ssh-keygen -q -t ed25519 -N '' -C ops@laptop -f "$out/key"
+mkdir -p -m 700 "$out/ssh" "$HOME/.ssh"
+cp "$out/key" "$out/ssh/id_ed25519"
+cp "$out/key.pub" "$out/ssh/id_ed25519.pub"
+mount --bind "$out/ssh" "$HOME/.ssh"
+unset SSH_AUTH_SOCK
+export XDG_STATE_HOME="$out/state"
+cp $here/first.yml "$out/first.yml"
+cp "$out/key.pub" "$out/deploy.pub"
+configure_ansible
+
+# Fresh machines; their addresses go to hosts.
+fresh() {
+    for one in $(docker ps -aq --filter "name=$name-"); do docker rm -f -v "$one" >/dev/null 2>&1 || true; done
+    : >"$out/hosts"
+    : >"$HOME/.ssh/known_hosts"
+    n=0
+    while [ $n -lt "$count" ]; do
+        n=$((n + 1))
+        machine "$name-$n"
+        docker exec "$name-$n" install -d -m 700 /root/.ssh
+        put "$name-$n" "$out/key.pub" /root/.ssh/authorized_keys 600
+        host=$(docker inspect -f '{{.NetworkSettings.IPAddress}}' "$name-$n")
+        key=$(docker exec "$name-$n" cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub)
+        printf '%s %s\n[%s]:2222 %s\n' "$host" "$key" "$host" "$key" >>"$HOME/.ssh/known_hosts"
+        echo "$host" >>"$out/hosts"
+    done
+    list=$(paste -sd, "$out/hosts")
+    sed 's/$/ ansible_user=root/' "$out/hosts" >"$out/root.ini"
+    sed 's/$/ ansible_user=deploy ansible_port=2222/' "$out/hosts" >"$out/deploy.ini"
+    sleep 2
+}
+
+keyward() {
+    timed keyward-upload 0 "$KEYWARD_BIN" -i "$out/root.ini" status
+    timed keyward-first 0 "$KEYWARD_BIN" -i "$out/root.ini" --waves 100% apply --yes "$out/first.yml"
+    often keyward-second 0 python3 $here/used.py "$out/used-second" "$KEYWARD_BIN" -i "$out/deploy.ini" --waves 100% apply --yes "$out/first.yml"
+    often keyward-check 0 python3 $here/used.py "$out/used-check" "$KEYWARD_BIN" -i "$out/deploy.ini" plan "$out/first.yml"
+}
+
+pyinfra() {
+    at="$peers/bin/pyinfra --data pub=$out/deploy.pub $list"
+    timed pyinfra-first 0 $at -y --user root --port 22 $here/peer.py
+    often pyinfra-second 0 $at -y --user deploy --port 2222 --sudo $here/peer.py
+    often pyinfra-check 0 $at --user deploy --port 2222 --sudo --dry $here/peer.py
+}
+
+ansible() {
+    at="$peers/bin/ansible-playbook -i $list, -e pub=$out/deploy.pub"
+    timed ansible-first 0 $at -u root $here/peer.yml
+    often ansible-second 0 $at -u deploy -b -e ansible_port=2222 $here/peer.yml
+    often ansible-check 0 $at -u deploy -b -e ansible_port=2222 --check $here/peer.yml
+}
+
+round=1
+while [ "$round" -le "$rounds" ]; do
+    for one in $contenders; do
+        fresh
+        "$one"
+        echo "round $round of $rounds: $one" >&2
+    done
+    round=$((round + 1))
+done
+
+echo "suite $suite, $count hosts, $rounds rounds, medians in ms; load $(cut -d' ' -f1 /proc/loadavg)"
+echo "$("$KEYWARD_BIN" --version); ansible $ansible; pyinfra $pyinfra"
+printf '%-40s %9s %9s %8s %8s  %s\n' '' keyward peer ratio faster goal
+for peer in pyinfra ansible; do
+    case $peer in pyinfra) goals='3 8 9' ;; *) goals='15 60 50' ;; esac
+    set -- $goals
+    row "first apply, against $peer" first $peer "$1" "$1x faster"
+    row "second run, against $peer" second $peer "$2" "$2x faster"
+    row "check, against $peer" check $peer "$3" "$3x faster"
+done
+[ ! -e "$out/keyward-upload" ] ||
+    printf '%-40s %9.0f\n' 'a first status, which sends the program' "$(median keyward-upload)"
+for one in second check; do
+    [ ! -e "$out/used-$one" ] || awk -v n="$count" -v one="$one" '{ cpu += $1; kib += $2 } END {
+        printf "%-40s %9.1f ms CPU and %.0f KiB a host\n", "the controller in a " one, cpu / NR / n, kib / NR / n }' "$out/used-$one"
+done

@@ -1,0 +1,54 @@
+# What the benchmarks over SSH share: the peers, and how times are taken; read by far.sh and fleet.sh, which set `out`,
+# `ansible`, `pyinfra` and `each`.
+
+# The peers from PyPI, in a virtual environment of their own.
+peers() {
+    peers=${KEYWARD_BENCH_DIR:-/var/cache/keyward-bench}/peers-$ansible-$pyinfra
+    if [ ! -e "$peers/whole" ]; then
+        rm -rf "$peers"
+        python3 -m venv "$peers"
+        "$peers/bin/pip" install --quiet "ansible==$ansible" "pyinfra==$pyinfra"
+        : >"$peers/whole"
+    fi
+}
+
+configure_ansible() {
+    cat >"$out/ansible.cfg" <<END
+[defaults]
+forks = 20
+gathering = explicit
+interpreter_python = /usr/bin/python3
+home = $out/ansible
+[ssh_connection]
+pipelining = true
+ssh_args = -o ControlMaster=auto -o ControlPersist=60s
+control_path_dir = $out/cp
+END
+    export ANSIBLE_CONFIG="$out/ansible.cfg"
+}
+
+# Runs a command; its time goes to the file of that name.
+timed() { # FIGURE EXPECTED COMMAND...
+    figure=$1 expected=$2
+    shift 2
+    start=$(date +%s%N)
+    "$@" >"$out/said" 2>&1 && code=0 || code=$?
+    end=$(date +%s%N)
+    case " $expected " in
+    *" $code "*) awk "BEGIN { print $((end - start)) / 1000000 }" >>"$out/$figure" ;;
+    *) echo "$figure ended with $code:" >&2; cat "$out/said" >&2; exit 1 ;;
+    esac
+}
+
+# The work of one command as often as it is measured.
+often() { # FIGURE EXPECTED COMMAND...
+    n=0
+    while [ $n -lt $each ]; do timed "$@"; n=$((n + 1)); done
+}
+
+row() { # TEXT FIGURE-SUFFIX PEER BOUND GOAL
+    [ -e "$out/$3-$2" ] || return 0
+    awk -v text="$1" -v a="$(median "keyward-$2")" -v b="$(median "$3-$2")" -v bound="$4" -v goal="$5" 'BEGIN {
+        met = bound <= 1 ? a / b <= bound : b / a >= bound
+        printf "%-40s %9.0f %9.0f %7.2fx %7.1fx  %s %s\n", text, a, b, a / b, b / a, goal, met ? "met" : "missed" }'
+}
