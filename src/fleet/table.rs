@@ -187,3 +187,72 @@ pub fn whole(summary: &Summary, wave: (usize, usize), running: usize, spent: std
         ended - failed
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn row(host: &str, verdict: Option<Verdict>) -> Row {
+        Row {
+            host: host.to_owned(),
+            verdict,
+            exit: None,
+            reach: Some(Reach::L3),
+            changes: 8,
+            millis: 61_250,
+            run: None,
+            text: "it ended".to_owned(),
+            why: Some("because \u{1b}[31mred".to_owned()),
+            next: "keyward --host a status".to_owned(),
+        }
+    }
+
+    fn summary(rows: &[Row]) -> Summary {
+        let mut counts = BTreeMap::new();
+        for verdict in rows.iter().filter_map(|row| row.verdict) {
+            *counts.entry(verdict).or_insert(0) += 1;
+        }
+        let started = rows.iter().filter(|row| row.verdict.is_some()).count();
+        Summary { counts, started, never_started: rows.len() - started, stopped: None }
+    }
+
+    #[test]
+    fn the_first_line_tells_all_of_them() {
+        let mut rows = vec![row("a", Some(Verdict::Done)), row("b", Some(Verdict::RolledBack)), row("c", None)];
+        let mut all = summary(&rows);
+        assert_eq!(verdict(&rows, &all), "3 hosts: 1 as asked, 1 rolled back, 1 not started");
+        all.stopped = Some(Stopped::Host { host: 1, verdict: Verdict::RolledBack });
+        assert!(verdict(&rows, &all).starts_with("stopped at b (rolled back): 3 hosts: "));
+        rows[0].exit = Some(Exit::Differs);
+        assert!(verdict(&rows, &all).ends_with("1 differ from the playbook, 1 rolled back, 1 not started"));
+    }
+
+    #[test]
+    fn failures_come_first_and_a_thousand_hosts_fit() {
+        let mut rows: Vec<Row> = (0..1000).map(|n| row(&format!("h{n}"), Some(Verdict::Done))).collect();
+        rows[700] = row("bad\u{1b}[2J", Some(Verdict::Unreachable));
+        rows[800] = row("later", None);
+        let text = table(&rows, Style::Plain);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("host ") && lines[1].contains("not reached"), "{text}");
+        assert!(lines.len() < 215 && text.contains("and 798 more that ended as asked"), "{text}");
+        assert!(
+            text.contains("not started")
+                && text.contains("because ")
+                && text.contains("  next: keyward --host a status")
+        );
+        assert!(!text.contains('\u{1b}'), "escaped");
+        assert!(lines.iter().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(lines[1].ends_with("1 min 1 s"), "{}", lines[1]);
+    }
+
+    #[test]
+    fn how_it_stands_while_it_goes_on() {
+        let rows =
+            vec![row("a", Some(Verdict::Done)), row("b", Some(Verdict::RolledBack)), row("c", None), row("d", None)];
+        let line = whole(&summary(&rows), (2, 3), 1, std::time::Duration::from_secs(4));
+        assert_eq!(line, "wave 2 of 3: 1 done, 1 failed (1 rolled back), 3 left, about 6.0 s to go");
+    }
+}

@@ -177,7 +177,9 @@ impl Work<'_> {
         *count += 1;
         let record = Record::Started { host, tries: *count };
         if !self.remember(&record) {
-            self.schedule.ended(host, End::Is(Verdict::Cancelled), self.now());
+            if let Some(verdict) = self.schedule.ended(host, End::Is(Verdict::Cancelled), self.now()) {
+                self.close(host, verdict);
+            }
             return;
         }
         let wish = self.expect(host, "connecting");

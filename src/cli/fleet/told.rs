@@ -110,6 +110,7 @@ impl Told {
                 let verdict = match Verdict::of(ending.exit, self.changes) {
                     // A plan tells what differs; that it was told is what was asked for.
                     Verdict::Unknown if looks && ending.exit == Exit::Differs => Verdict::Done,
+                    Verdict::Unchanged if looks && self.plan.is_none() => Verdict::Done,
                     Verdict::RolledBack | Verdict::Refused if wish.is_heeded() => Verdict::Cancelled,
                     verdict => verdict,
                 };
@@ -173,5 +174,63 @@ fn unreached(trouble: &Trouble, failure: &Failure) -> Verdict {
         | Trouble::HostKeyRevoked { .. }
         | Trouble::NoCommonAlgorithm => Verdict::Refused,
         _ => Verdict::Unreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(exit: Exit) -> Result<Ending, Setback> {
+        Ok(Ending::new(exit, "", ""))
+    }
+
+    fn setback(trouble: Trouble) -> Result<Ending, Setback> {
+        Err(Setback { trouble, failure: Box::new(Failure::unknown("host", "gone")) })
+    }
+
+    fn finish(ended: Result<Ending, Setback>, looks: bool, wish: &Wish) -> End {
+        Told { changes: 1, ..Told::default() }.finish(ended, looks, wish)
+    }
+
+    #[test]
+    fn only_what_was_interrupted_counts_as_cancelled() {
+        let (calm, asked) = (Wish::default(), Wish::default());
+        asked.ask();
+        let is = |verdict| End::Is(verdict);
+        // It failed by itself in the same moment.
+        assert_eq!(finish(ended(Exit::RolledBack), false, &asked), is(Verdict::RolledBack));
+        let heeded = std::sync::Arc::new(Wish::default());
+        heeded.ask();
+        assert!(super::super::super::far::Interrupt::Flag(heeded.clone()).taken());
+        assert_eq!(finish(ended(Exit::RolledBack), false, &heeded), is(Verdict::Cancelled));
+        assert_eq!(finish(ended(Exit::AsAsked), false, &heeded), is(Verdict::Done), "it was confirmed already");
+        assert_eq!(finish(ended(Exit::RollbackIncomplete), false, &heeded), is(Verdict::Incomplete));
+        // A link that was lost is no answer.
+        assert_eq!(finish(setback(Trouble::Local), false, &heeded), is(Verdict::Unknown));
+        assert_eq!(finish(setback(Trouble::Timeout), false, &asked), is(Verdict::Cancelled));
+        assert_eq!(finish(setback(Trouble::Timeout), false, &calm), is(Verdict::Unreachable));
+        assert_eq!(
+            finish(setback(Trouble::HostKeyChanged { file: String::new(), line: 1 }), false, &asked),
+            is(Verdict::Refused)
+        );
+    }
+
+    #[test]
+    fn what_passes_is_tried_again_unless_nobody_wants_it() {
+        let wish = Wish::default();
+        for trouble in [Trouble::Banned, Trouble::Crowded, Trouble::Reset { before_banner: true }] {
+            assert!(matches!(finish(setback(trouble), false, &wish), End::Again { .. }));
+        }
+        assert!(matches!(finish(setback(Trouble::Reset { before_banner: false }), false, &wish), End::Is(_)));
+        wish.ask();
+        assert!(matches!(finish(setback(Trouble::Crowded), false, &wish), End::Is(Verdict::Cancelled)));
+    }
+
+    #[test]
+    fn an_apply_that_says_that_the_host_differs_is_none() {
+        let wish = Wish::default();
+        assert_eq!(finish(ended(Exit::Differs), true, &wish), End::Is(Verdict::Done));
+        assert_eq!(finish(ended(Exit::Differs), false, &wish), End::Is(Verdict::Unknown));
     }
 }
