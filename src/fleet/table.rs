@@ -178,14 +178,11 @@ pub fn whole(summary: &Summary, wave: (usize, usize), running: usize, spent: std
     let left = summary.never_started + running;
     let spent = u64::try_from(spent.as_millis()).unwrap_or(u64::MAX);
     let each = spent.checked_div(u64::try_from(ended).unwrap_or(u64::MAX));
-    let to_go =
-        each.map_or_else(|| "-".to_owned(), |each| seconds(each.saturating_mul(u64::try_from(left).unwrap_or(0))));
-    format!(
-        "wave {} of {}: {} done, {failed} failed ({back} rolled back), {left} left, about {to_go} to go",
-        wave.0.min(wave.1),
-        wave.1,
-        ended - failed
-    )
+    let to_go = each.map_or_else(String::new, |each| {
+        format!(", about {} to go", seconds(each.saturating_mul(u64::try_from(left).unwrap_or(0))))
+    });
+    let wave = if wave.1 > 1 { format!("wave {} of {}: ", wave.0.min(wave.1), wave.1) } else { String::new() };
+    format!("{wave}{} done, {failed} failed ({back} rolled back), {left} left{to_go}", ended - failed)
 }
 
 #[cfg(test)]

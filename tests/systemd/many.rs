@@ -179,7 +179,8 @@ fn many_hosts_at_once() {
     many.laptop.sh("iptables -F OUTPUT").ok();
     let middle = 1.max(count / 20);
     many.filter(middle, 2022);
-    let (stopped, took) = many.keyward(&format!("-i deploy.ini {APPLY} --resume moved.yml").replace("60s", "10s"));
+    let (stopped, took) =
+        many.keyward(&format!("-i deploy.ini {APPLY} --waves 1,25%,100% --resume moved.yml").replace("60s", "10s"));
     assert_eq!(stopped.code, 3, "{}", said(&stopped));
     assert!(stopped.stdout.starts_with(&format!("stopped at h{middle:03} (rolled back): ")), "{}", said(&stopped));
     println!("a failure in the second wave: {took:?}: {}", stopped.stdout.lines().next().unwrap_or_default());

@@ -287,6 +287,8 @@ fn earlier(cli: &Cli, digest: &(String, String), terminal: &mut Terminal) -> Res
             .hint("leave the option out"));
     };
     if !fleet.resume {
+        // One that goes on was not cut off.
+        drop(Kept::hold(path)?);
         let ended = remembered.hosts.iter().filter(|host| host.ended.is_some()).count();
         let what = format!("was cut off after {ended} of {}", count(remembered.hosts.len(), "host"));
         return Err(Failure::refused(format!("rollout {}", remembered.begin.rollout), what).hint(format!(

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::change::Plan;
+use crate::change::{Plan, Stage};
 use crate::error::Failure;
 use crate::fleet::schedule::{End, Verdict};
 use crate::fleet::table::Row;
@@ -76,7 +76,13 @@ impl Told {
                 self.run = Some(run.clone());
                 self.phase = "armed";
             }
-            Event::Stage { .. } => self.phase = "changing",
+            Event::Stage { stage, .. } => {
+                self.phase = match stage {
+                    Stage::Packages => "installing",
+                    Stage::Additive => "opening",
+                    Stage::Subtractive => "closing",
+                };
+            }
             Event::Changed { .. } => self.changes += 1,
             Event::Opened { .. } => self.phase = "proving",
             Event::Decided { .. } => self.phase = "closing",
