@@ -25,7 +25,7 @@ pyinfra=3.10.0
 out=$(mktemp -d)
 name=keyward-test-fleet-$$
 cleaned() {
-    for one in $(docker ps -aq --filter "name=$name-"); do docker rm -f -v "$one" >/dev/null 2>&1 || true; done
+    for old in $(docker ps -aq --filter "name=$name-"); do docker rm -f -v "$old" >/dev/null 2>&1 || true; done
     umount "$HOME/.ssh"
     rm -rf "$out"
 }
@@ -51,7 +51,7 @@ configure_ansible
 
 # Fresh machines; their addresses go to hosts.
 fresh() {
-    for one in $(docker ps -aq --filter "name=$name-"); do docker rm -f -v "$one" >/dev/null 2>&1 || true; done
+    for old in $(docker ps -aq --filter "name=$name-"); do docker rm -f -v "$old" >/dev/null 2>&1 || true; done
     : >"$out/hosts"
     : >"$HOME/.ssh/known_hosts"
     n=0
