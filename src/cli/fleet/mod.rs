@@ -191,7 +191,10 @@ fn exit(rows: &[Row], summary: &Summary) -> Exit {
         (Verdict::Refused, Exit::Refused),
     ];
     if let Some((_, exit)) = WORST.iter().find(|(verdict, _)| summary.count(*verdict) > 0) {
-        return *exit;
+        // These say that nothing was changed, which is true of all hosts or not at all.
+        let changed = summary.count(Verdict::Done) > 0 && rows.iter().any(|row| row.changes > 0);
+        let nothing = [Exit::Busy, Exit::Refused].contains(exit);
+        return if nothing && changed { Exit::CannotJudge } else { *exit };
     }
     if summary.stopped.is_some() || summary.never_started > 0 {
         return if summary.started == 0 { Exit::Refused } else { Exit::CannotJudge };
@@ -440,4 +443,34 @@ fn asked(cli: &Cli, crew: &Shared, terminal: &mut Terminal) -> Result<std::resul
     let agreed =
         told.iter().enumerate().filter_map(|(host, told)| Some((host, told.plan.as_ref()?.digest()))).collect();
     Ok(Ok(Some(agreed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(verdicts: &[(Verdict, usize)], never_started: usize) -> Exit {
+        let mut told = Vec::new();
+        for (verdict, changes) in verdicts {
+            let over = told::Over { verdict: *verdict, exit: None, text: String::new(), next: String::new() };
+            let mut one = Told::default();
+            (one.end, one.changes) = (Some(over), *changes);
+            told.push(one.row("host"));
+        }
+        let mut counts = BTreeMap::new();
+        verdicts.iter().for_each(|(verdict, _)| *counts.entry(*verdict).or_insert(0) += 1);
+        exit(&told, &Summary { counts, started: verdicts.len(), never_started, stopped: None })
+    }
+
+    #[test]
+    fn the_exit_code_is_that_of_the_worst_host_and_never_says_too_little() {
+        use Verdict::{Cancelled, Done, Incomplete, Refused, RolledBack, Unchanged, Unreachable};
+        assert_eq!(code(&[(Done, 8), (Unchanged, 0)], 0), Exit::AsAsked);
+        assert_eq!(code(&[(Done, 8), (RolledBack, 0), (Unreachable, 0)], 0), Exit::CannotJudge);
+        assert_eq!(code(&[(Done, 8), (RolledBack, 0), (Cancelled, 0)], 3), Exit::RolledBack);
+        assert_eq!(code(&[(Incomplete, 0), (Unreachable, 0)], 0), Exit::RollbackIncomplete);
+        assert_eq!(code(&[(Refused, 0)], 9), Exit::Refused);
+        assert_eq!(code(&[(Done, 8), (Refused, 0)], 9), Exit::CannotJudge, "something was changed");
+        assert_eq!(code(&[(Done, 8)], 1), Exit::CannotJudge, "and not all were begun");
+    }
 }
