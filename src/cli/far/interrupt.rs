@@ -1,13 +1,13 @@
 //! Who may want a run undone while it is under way: somebody at the keyboard, or whoever drives many hosts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::super::signals::Signals;
 
-/// The wish of whoever drives many hosts, and whether it was heeded.
+/// The wish of whoever drives many hosts, and whether it was heeded; and whether the host was reached at all.
 #[derive(Debug, Default)]
-pub struct Wish(AtomicU8);
+pub struct Wish(AtomicU8, AtomicBool);
 
 /// Nobody wants it undone.
 const NONE: u8 = 0;
@@ -25,6 +25,11 @@ impl Wish {
     /// True once somebody asked.
     pub fn is_asked(&self) -> bool {
         self.0.load(Ordering::Relaxed) != NONE
+    }
+
+    /// True once the host has let us in.
+    pub fn is_reached(&self) -> bool {
+        self.1.load(Ordering::Relaxed)
     }
 
     /// True once the wish was seen by the one who can fulfil it.
@@ -71,6 +76,13 @@ impl Interrupt {
         match self {
             Self::Keyboard(signals) => signals.as_ref().is_some_and(Signals::was_interrupted),
             Self::Flag(wish) => wish.is_asked(),
+        }
+    }
+
+    /// The host has let us in.
+    pub fn reached(&self) {
+        if let Self::Flag(wish) = self {
+            wish.1.store(true, Ordering::Relaxed);
         }
     }
 

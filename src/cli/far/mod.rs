@@ -113,6 +113,7 @@ impl Errand<'_> {
         let window = live.map(|live| live.confirm_within.unwrap_or(usual));
         let words = words::of(verb, leave_out, window)?;
         let link = door.open(sink)?;
+        interrupt.reached();
         let mut proof = Proof::new(verb, live, job, &door, window.unwrap_or(BY_ITSELF), interrupt);
         proof.agreed = agreed.map(str::to_owned);
         proof.not_interrupted()?;

@@ -22,8 +22,11 @@ use super::told::{Over, Told};
 
 /// Between two looks at the clock, the keyboard and the display.
 const TURN: Duration = Duration::from_millis(100);
-/// A host that has said nothing for so long gives its place to another one. An apply says something every second at most.
-const SILENT: Duration = Duration::from_secs(2);
+/// A host that has not let us in for so long gives its place to another one.
+const UNREACHED: Duration = Duration::from_secs(5);
+/// And one that did, and has said nothing since. Not sooner: hosts that are slow because they share a machine would be slower
+/// still with more of them at work.
+const SILENT: Duration = Duration::from_secs(30);
 /// Most words that wait to be heard; a host that says more waits itself.
 const WAITING: usize = 1024;
 /// A host's thread waits most of the time; its stack holds a plan and a few lines.
@@ -150,7 +153,9 @@ impl Work<'_> {
                     let left = until.map_or(TURN, |until| Duration::from_millis(until.saturating_sub(now)).min(TURN));
                     self.hear(from, left);
                     for (host, told) in self.told.iter().enumerate() {
-                        if told.end.is_none() && told.heard.is_some_and(|heard| heard.elapsed() > SILENT) {
+                        let reached = self.wishes.get(&host).is_some_and(|wish| wish.is_reached());
+                        let limit = if reached { SILENT } else { UNREACHED };
+                        if told.end.is_none() && told.heard.is_some_and(|heard| heard.elapsed() > limit) {
                             self.schedule.set_aside(host);
                         }
                     }
