@@ -157,7 +157,7 @@ fn a_controller_that_died_is_followed_by_one_that_does_nothing_twice() {
     let strikes: Vec<(&str, &str)> = if all { every.collect() } else { STRIKES.to_vec() };
     for (host, event) in strikes {
         let Some(fleet) = Fleet::new("a_controller_that_died", 3) else { return };
-        let begin = "cd /root/play; setsid -f keyward -i hosts.ini --format json apply --yes --confirm-within 10s first.yml \
+        let begin = "cd /root/play; setsid -f keyward -i hosts.ini --format json apply --yes --confirm-within 20s first.yml \
                      >/tmp/said 2>&1 </dev/null";
         fleet.laptop.sh(begin).ok();
         let kill = format!(

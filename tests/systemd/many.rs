@@ -180,7 +180,7 @@ fn many_hosts_at_once() {
     let middle = 1.max(count / 20);
     many.filter(middle, 2022);
     let (stopped, took) =
-        many.keyward(&format!("-i deploy.ini {APPLY} --waves 1,25%,100% --resume moved.yml").replace("60s", "10s"));
+        many.keyward(&format!("-i deploy.ini {APPLY} --waves 1,25%,100% --resume moved.yml").replace("60s", "20s"));
     assert_eq!(stopped.code, 3, "{}", said(&stopped));
     assert!(stopped.stdout.starts_with(&format!("stopped at h{middle:03} (rolled back): ")), "{}", said(&stopped));
     println!("a failure in the second wave: {took:?}: {}", stopped.stdout.lines().next().unwrap_or_default());

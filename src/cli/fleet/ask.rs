@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::error::Failure;
 use crate::fleet::schedule::{End, Verdict};
 use crate::outcome::{Event, Exit};
-use crate::target::ssh::Setback;
+use crate::target::ssh::{Setback, Trouble};
 
 use super::super::far::Wish;
 use super::told::{Over, Told};
@@ -45,19 +45,39 @@ pub fn outcome(
 ) -> Answer {
     let until = Instant::now() + window + PATIENCE;
     loop {
+        let over = || interrupted() || Instant::now() > until;
         let events = match look() {
             Ok(events) => events,
+            // A run moves the door, and for a moment nothing may listen: that tells nothing of its end.
+            Err(setback) if passes(&setback.trouble) && !over() => {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
             Err(setback) => return Answer::Lost(setback),
         };
         match judge(run, &events) {
             Some(answer) => return answer,
-            None if interrupted() || Instant::now() > until => {
+            None if over() => {
                 let what = "its run does not come to an end";
                 return Answer::Lost(Setback::from(Failure::unknown("host", what).hint("look there: keyward status")));
             }
             None => std::thread::sleep(PAUSE),
         }
     }
+}
+
+/// What may be otherwise in a moment.
+const fn passes(trouble: &Trouble) -> bool {
+    matches!(
+        trouble,
+        Trouble::Refused
+            | Trouble::Filtered
+            | Trouble::Unreachable
+            | Trouble::Timeout
+            | Trouble::Reset { .. }
+            | Trouble::Crowded
+            | Trouble::Broken
+    )
 }
 
 /// `None` while a run is open.
@@ -114,6 +134,23 @@ mod tests {
     fn run(id: &str, exit: Option<Exit>) -> Event {
         let (began, playbook, verdict) = (String::new(), String::new(), String::new());
         Event::Run { run: id.to_owned(), began, playbook, changes: 1, exit, verdict }
+    }
+
+    #[test]
+    fn a_door_that_is_shut_for_a_moment_is_tried_again() {
+        let tries = std::cell::Cell::new(0);
+        let look = || {
+            tries.set(tries.get() + 1);
+            match tries.get() {
+                1 => Err(Setback { trouble: Trouble::Refused, failure: Box::new(Failure::unknown("host", "refused")) }),
+                _ => Ok(vec![run("b", Some(Exit::Unverified))]),
+            }
+        };
+        assert!(matches!(outcome(Some("b"), Duration::ZERO, &look, &|| false), Answer::Over { .. }));
+        let gone = || Err(Setback::from(Failure::refused("host", "another key")));
+        assert!(matches!(outcome(Some("b"), Duration::ZERO, &gone, &|| false), Answer::Lost(_)));
+        tries.set(0);
+        assert!(matches!(outcome(Some("b"), Duration::ZERO, &look, &|| true), Answer::Lost(_)), "nobody waits");
     }
 
     #[test]
