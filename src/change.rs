@@ -374,19 +374,16 @@ impl Plan {
     /// The layout written today.
     pub const VERSION: u32 = 1;
 
-    /// SHA-256, hexadecimal, of what it does and promises: equal for hosts on which the same is to be done.
-    pub fn digest(&self) -> String {
-        let part = |value: serde_json::Result<Vec<u8>>| value.unwrap_or_default();
-        let mut sum = Sha256::new();
-        for part in [
-            part(serde_json::to_vec(&self.changes)),
-            part(serde_json::to_vec(&self.promises)),
-            part(serde_json::to_vec(&self.deferred)),
-        ] {
-            sum.update(part.len().to_be_bytes());
-            sum.update(part);
-        }
-        sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    /// SHA-256, hexadecimal, of what it does and promises: equal for hosts on which the same is to be done. `None` when it has
+    /// no JSON form.
+    pub fn digest(&self) -> Option<String> {
+        let text = serde_json::to_vec(&(&self.changes, &self.promises, &self.deferred)).ok()?;
+        Some(Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// What a yes to this plan stands for: what it does, and what it was made from.
+    pub fn agreement(&self) -> Option<String> {
+        Some(format!("{} {}", self.digest()?, self.observation_digest))
     }
 
     /// The greatest risk in the plan.

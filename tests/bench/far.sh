@@ -41,15 +41,7 @@ program
 picture
 peers
 
-ssh-keygen -q -t ed25519 -N '' -C ops@laptop -f "$out/key"
-mkdir -p -m 700 "$out/ssh" "$HOME/.ssh"
-cp "$out/key" "$out/ssh/id_ed25519"
-cp "$out/key.pub" "$out/ssh/id_ed25519.pub"
-mount --bind "$out/ssh" "$HOME/.ssh"
-unset SSH_AUTH_SOCK
-cp $here/first.yml "$out/first.yml"
-cp "$out/key.pub" "$out/deploy.pub"
-configure_ansible
+laptop
 
 # A fresh machine; its address is in `host`.
 fresh() { # CONTENDER

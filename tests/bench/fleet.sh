@@ -38,16 +38,8 @@ program
 picture
 peers
 
-ssh-keygen -q -t ed25519 -N '' -C ops@laptop -f "$out/key"
-mkdir -p -m 700 "$out/ssh" "$HOME/.ssh"
-cp "$out/key" "$out/ssh/id_ed25519"
-cp "$out/key.pub" "$out/ssh/id_ed25519.pub"
-mount --bind "$out/ssh" "$HOME/.ssh"
-unset SSH_AUTH_SOCK
+laptop
 export XDG_STATE_HOME="$out/state"
-cp $here/first.yml "$out/first.yml"
-cp "$out/key.pub" "$out/deploy.pub"
-configure_ansible
 
 # Fresh machines; their addresses go to hosts.
 fresh() {

@@ -27,6 +27,19 @@ END
     export ANSIBLE_CONFIG="$out/ansible.cfg"
 }
 
+# Key, configuration and files of whoever runs the job, in ~/.ssh of this mount namespace and in $out.
+laptop() {
+    ssh-keygen -q -t ed25519 -N '' -C ops@laptop -f "$out/key"
+    mkdir -p -m 700 "$out/ssh" "$HOME/.ssh"
+    cp "$out/key" "$out/ssh/id_ed25519"
+    cp "$out/key.pub" "$out/ssh/id_ed25519.pub"
+    mount --bind "$out/ssh" "$HOME/.ssh"
+    unset SSH_AUTH_SOCK
+    cp $here/first.yml "$out/first.yml"
+    cp "$out/key.pub" "$out/deploy.pub"
+    configure_ansible
+}
+
 # Runs a command; its time goes to the file of that name.
 timed() { # FIGURE EXPECTED COMMAND...
     figure=$1 expected=$2

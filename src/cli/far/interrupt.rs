@@ -79,6 +79,11 @@ impl Interrupt {
         }
     }
 
+    /// True where other hosts wait for the place of this one.
+    pub const fn is_of_many(&self) -> bool {
+        matches!(self, Self::Flag(_))
+    }
+
     /// The host has let us in.
     pub fn reached(&self) {
         if let Self::Flag(wish) = self {

@@ -52,7 +52,7 @@ pub struct Errand<'a> {
     pub destination: &'a Destination,
     /// The playbook, for verbs that have one.
     pub job: Option<&'a Job>,
-    /// The changes that were agreed to, by their digest; `None`: they are asked about.
+    /// What was agreed to ([`crate::change::Plan::agreement`]); `None`: it is asked about.
     pub agreed: Option<&'a str>,
     /// Who may want the run undone.
     pub interrupt: Interrupt,

@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const GRAIN: Duration = Duration::from_millis(10);
 /// How long the end of a lost run is asked for, after its window.
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
-/// How long a verb may go on that nobody wants any more, and that has begun no run.
+/// How long a verb on one of many hosts may go on that nobody wants any more, and that cannot have begun a run.
 const HASTE: Duration = Duration::from_secs(5);
 /// How long a run that was confirmed may take for its last stage.
 const LAST_STAGE: Duration = Duration::from_secs(600);
@@ -87,10 +87,12 @@ pub struct Proof<'a> {
     /// How long the run waits, as it was told from here: what the host says of it may only be less.
     window: Duration,
     interrupt: Interrupt,
-    /// The digest of the plan that was agreed to before; none: a yes is asked for.
+    /// What was agreed to before ([`Plan::agreement`]); none: a yes is asked for.
     pub agreed: Option<String>,
     /// True once that was held against the host's plan.
     was_agreed: bool,
+    /// The host was told to go on.
+    said_yes: bool,
     /// Somebody wants the run undone.
     interrupted: bool,
     /// What the host may say.
@@ -138,6 +140,7 @@ impl<'a> Proof<'a> {
             interrupt,
             agreed: None,
             was_agreed: false,
+            said_yes: false,
             interrupted,
             heed,
         }
@@ -182,6 +185,7 @@ impl<'a> Proof<'a> {
             Ok(()) => {
                 self.door.unlock();
                 self.interrupt.hold();
+                self.said_yes = true;
                 Ok(true)
             }
             Err(failure) if self.started.is_some() => {
@@ -202,13 +206,15 @@ impl<'a> Proof<'a> {
         if !self.interrupted {
             return Ok(());
         }
-        Err(Failure::refused(self.verb, "interrupted before anything was changed").why(self.interrupt.reason()))
+        let what = if self.said_yes { "interrupted" } else { "interrupted before anything was changed" };
+        Err(Failure::refused(self.verb, what).why(self.interrupt.reason()))
     }
 
     /// What follows once packages are there was agreed to with the plan that waits for them.
     fn is_as_agreed(&mut self) -> Result<()> {
         let is_first = !std::mem::replace(&mut self.was_agreed, true);
-        if !is_first || self.plan.is_some() && self.agreed == self.plan.as_ref().map(Plan::digest) {
+        let seen = self.plan.as_ref().and_then(Plan::agreement);
+        if !is_first || seen.is_some() && self.agreed == seen {
             return Ok(());
         }
         Err(Failure::refused(self.verb, "the host's plan is not the one that was agreed to; nothing was changed")
@@ -267,9 +273,9 @@ impl<'a> Proof<'a> {
             };
             sink.event(Event::Note { note: Note::warning("cancel", text) });
             self.interrupted = !self.confirmed;
-            if self.armed.is_none() && self.interrupted {
-                // Nothing is undone by itself, so nothing is waited for but the end.
-                main.within(if self.started.is_some() { PATIENCE } else { HASTE });
+            if self.armed.is_none() && self.interrupted && self.interrupt.is_of_many() {
+                // One host must not hold the place of others. Once it has a yes it may be about to begin.
+                main.within(if self.said_yes { PATIENCE } else { HASTE });
             }
         }
         if self.interrupted && self.armed.is_some() {
@@ -359,18 +365,8 @@ impl<'a> Proof<'a> {
                     Err(setback) => last = setback,
                 }
             }
-            let passes = matches!(
-                last.trouble,
-                Trouble::Refused
-                    | Trouble::Filtered
-                    | Trouble::Unreachable
-                    | Trouble::Timeout
-                    | Trouble::Reset { .. }
-                    | Trouble::Crowded
-                    | Trouble::Broken
-            );
             let interrupted = self.interrupt.waits();
-            if !passes || interrupted || armed.at.elapsed() + PAUSE > limit {
+            if !last.trouble.passes() || interrupted || armed.at.elapsed() + PAUSE > limit {
                 return (what, Err(last));
             }
             if !std::mem::replace(&mut told, true) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::error::Failure;
 use crate::fleet::schedule::{End, Verdict};
 use crate::outcome::{Event, Exit};
-use crate::target::ssh::{Setback, Trouble};
+use crate::target::ssh::Setback;
 
 use super::super::far::Wish;
 use super::told::{Over, Told};
@@ -49,7 +49,7 @@ pub fn outcome(
         let events = match look() {
             Ok(events) => events,
             // A run moves the door, and for a moment nothing may listen: that tells nothing of its end.
-            Err(setback) if passes(&setback.trouble) && !over() => {
+            Err(setback) if setback.trouble.passes() && !over() => {
                 std::thread::sleep(PAUSE);
                 continue;
             }
@@ -64,20 +64,6 @@ pub fn outcome(
             None => std::thread::sleep(PAUSE),
         }
     }
-}
-
-/// What may be otherwise in a moment.
-const fn passes(trouble: &Trouble) -> bool {
-    matches!(
-        trouble,
-        Trouble::Refused
-            | Trouble::Filtered
-            | Trouble::Unreachable
-            | Trouble::Timeout
-            | Trouble::Reset { .. }
-            | Trouble::Crowded
-            | Trouble::Broken
-    )
 }
 
 /// `None` while a run is open.
@@ -130,6 +116,7 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::ssh::Trouble;
 
     fn run(id: &str, exit: Option<Exit>) -> Event {
         let (began, playbook, verdict) = (String::new(), String::new(), String::new());

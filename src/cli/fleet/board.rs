@@ -22,8 +22,10 @@ use super::told::Told;
 
 /// Between two pictures.
 const FRAME: Duration = Duration::from_millis(200);
-/// Longest log of a host, in bytes: what a hostile one says must not fill this side's disk.
-const LOG: usize = 1 << 20;
+/// Longest text that is kept of a host, in bytes: what a hostile one says must fill neither this side's disk nor its memory.
+const LONGEST: usize = 1 << 20;
+/// What stands where more was said.
+const CUT: &str = "(cut: it said more)\n";
 /// Most hosts that are shown at once.
 const LINES: usize = 12;
 
@@ -97,23 +99,27 @@ impl Watcher for Board<'_> {
         self.store.as_mut().map_or(Ok(()), |store| store.write(record))
     }
 
-    fn heard(&mut self, host: usize, event: Event, _: &Told) {
+    fn heard(&mut self, host: usize, event: Event) {
         if !self.logs.contains_key(&host)
             && let Some(mut file) = (self.log)(host)
         {
             let _ = writeln!(file, "{}", escape::line(self.name(host)));
             self.logs.insert(host, (file, 0));
         }
-        if let Some((file, written)) = self.logs.get_mut(&host).filter(|(_, written)| *written < LOG) {
+        if let Some((file, written)) = self.logs.get_mut(&host).filter(|(_, written)| *written < LONGEST) {
             let text = Report::human(Style::Plain, Detail::Full).event(&event).1;
             *written = written.saturating_add(text.len());
-            let _ = file.write_all(text.as_bytes());
+            let cut = if *written < LONGEST { "" } else { CUT };
+            let _ = file.write_all(text.as_bytes()).and_then(|()| file.write_all(cut.as_bytes()));
         }
         if self.shows && !self.is_json && !matches!(event, Event::Finished { .. }) {
             // Indented, so that no host can write what looks like another one's.
             let text = Report::human(Style::Plain, Detail::Fitting).event(&event).1;
             let texts = self.texts.entry(host).or_default();
-            text.lines().for_each(|line| texts.push_str(&format!("  {line}\n")));
+            if texts.len() < LONGEST {
+                text.lines().for_each(|line| texts.push_str(&format!("  {line}\n")));
+                texts.push_str(if texts.len() < LONGEST { "" } else { CUT });
+            }
         }
         if self.is_json {
             let host = self.name(host).to_owned();

@@ -59,7 +59,7 @@ pub trait Watcher {
     /// When it cannot be; the host is then not started.
     fn record(&mut self, record: &Record) -> Result<()>;
     /// A host said something.
-    fn heard(&mut self, host: usize, event: Event, told: &Told);
+    fn heard(&mut self, host: usize, event: Event);
     /// A host is over, for good.
     fn over(&mut self, host: usize, told: &Told);
     /// Time went by.
@@ -169,8 +169,12 @@ impl Work<'_> {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// False when it cannot be remembered: then nothing is begun any more, and what runs is interrupted.
+    /// False when it cannot be remembered: then nothing is begun any more, and what runs is interrupted. Nor is anything
+    /// written any more: what a store tells without what came before would be no store.
     fn remember(&mut self, record: &Record) -> bool {
+        if self.broken.is_some() {
+            return false;
+        }
         let Err(failure) = self.watcher.record(record) else { return true };
         self.broken.get_or_insert(failure);
         self.schedule.stop("what happens cannot be remembered", self.now());
@@ -259,9 +263,7 @@ impl Work<'_> {
         if let Some(run) = told.run.clone().filter(|run| before.as_ref() != Some(run)) {
             self.remember(&Record::Run { host, run });
         }
-        if let Some(told) = self.told.get(host) {
-            self.watcher.heard(host, event, told);
-        }
+        self.watcher.heard(host, event);
     }
 
     fn over(&mut self, host: usize, ended: std::result::Result<Ending, Setback>) {

@@ -39,8 +39,8 @@ pub struct Crew {
     pub digest: String,
     /// What was not understood: a line each, and what to do.
     pub unread: Vec<(String, String)>,
-    /// The playbook as the user named it, its digest, and all that it is made of.
-    pub playbook: Option<(String, String, Vec<LoadedFile>)>,
+    /// The playbook as the user named it, and all that it is made of.
+    playbook: Option<(String, Vec<LoadedFile>)>,
 }
 
 impl Crew {
@@ -80,7 +80,7 @@ impl Crew {
         }
         let lanes = lanes(&hosts);
         let digest = sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        let playbook = job.map(|job| (job.about.playbook.clone(), job.about.digest.clone(), job.sources.clone()));
+        let playbook = job.map(|job| (job.about.playbook.clone(), job.sources.clone()));
         Ok(Self { hosts, lanes, digest, unread, playbook })
     }
 
@@ -89,7 +89,7 @@ impl Crew {
     /// # Errors
     /// A fault that only this host's variables make.
     pub fn job(&self, host: usize) -> Result<Option<Job>> {
-        let (Some((name, _, sources)), Some(host)) = (&self.playbook, self.hosts.get(host)) else { return Ok(None) };
+        let (Some((name, sources)), Some(host)) = (&self.playbook, self.hosts.get(host)) else { return Ok(None) };
         let mut sources = sources.clone();
         if !host.overlay.is_empty() {
             sources.push(LoadedFile { name: OVERLAY.to_owned(), text: host.overlay.clone() });

@@ -10,6 +10,8 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Failure, Kind, Result};
 use crate::fleet::store::{Remembered, Store};
+use crate::host::shelf::{Parents, private_dir};
+use crate::types::{AbsPath, Word as _};
 
 const STORE: &str = "store.jsonl";
 /// Largest store that is read: 100,000 hosts have some 50 MB.
@@ -24,10 +26,14 @@ pub fn directory() -> Result<PathBuf> {
     let state = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
     let state = state
         .ok_or_else(|| Failure::refused("HOME", "is not set, so there is no place for what is kept of a rollout"))?;
-    let path = state.join("keyward/rollouts");
+    let (above, path) = (state.join("keyward"), state.join("keyward/rollouts"));
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
-    builder.create(&path).map_err(|error| cannot(&path, "cannot be made", &error))?;
+    builder.create(&above).map_err(|error| cannot(&above, "cannot be made", &error))?;
+    let name = path.to_str().ok_or_else(|| Failure::refused(path.display().to_string(), "the path is not UTF-8"))?;
+    let checked = AbsPath::parse(name).map_err(|invalid| Failure::refused(name, invalid.why).hint(invalid.hint))?;
+    // A group of the user's own is nobody else.
+    private_dir(&checked, Parents::SystemGroup)?;
     Ok(path)
 }
 
@@ -68,8 +74,13 @@ impl Kept {
         let entries = fs::read_dir(&base).map_err(|error| cannot(&base, "cannot be read", &error))?;
         let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         paths.sort();
-        for path in paths.into_iter().rev().filter(|path| path.join(STORE).exists()) {
-            match text(&path).and_then(|text| Remembered::read(&text)) {
+        for path in paths.into_iter().rev() {
+            let text = match File::open(path.join(STORE)) {
+                // A rollout that was cut off before it began.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                opened => opened.and_then(|file| text(&file)).map_err(|error| cannot(&path, "cannot be read", &error)),
+            };
+            match text.and_then(|text| Remembered::read(&text)) {
                 Ok(Some(remembered)) if is_wanted(&remembered) => return Ok(Some((path, remembered))),
                 Ok(_) => {}
                 Err(failure) => skipped(Failure { place: path.display().to_string(), ..failure }),
@@ -85,7 +96,8 @@ impl Kept {
     pub fn hold(path: PathBuf) -> Result<(Self, Remembered)> {
         let gone = || Failure::unknown(path.display().to_string(), "is gone");
         let kept = Self::held(path.clone(), false)?;
-        let remembered = Remembered::read(&text(&path)?)?.ok_or_else(gone)?;
+        let text = text(&kept.file).map_err(|error| cannot(&path, "cannot be read", &error))?;
+        let remembered = Remembered::read(&text)?.ok_or_else(gone)?;
         Ok((kept, remembered))
     }
 
@@ -126,11 +138,10 @@ impl Kept {
     }
 }
 
-fn text(directory: &Path) -> Result<String> {
-    let path = directory.join(STORE);
+/// What a store that was just opened holds.
+fn text(file: &File) -> std::io::Result<String> {
     let mut bytes = Vec::new();
-    let file = File::open(&path).map_err(|error| cannot(&path, "cannot be read", &error))?;
-    file.take(LONGEST).read_to_end(&mut bytes).map_err(|error| cannot(&path, "cannot be read", &error))?;
+    std::io::Read::take(file, LONGEST).read_to_end(&mut bytes)?;
     // A torn tail may end within a character.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

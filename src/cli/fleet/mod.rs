@@ -8,21 +8,22 @@ mod board;
 mod crew;
 mod gather;
 mod kept;
+mod past;
 mod told;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::change::{Level, Note, Plan};
+use crate::change::{Level, Plan};
 use crate::error::{Failure, Result};
-use crate::fleet::schedule::{Known, Policy, Schedule, Summary, Verdict};
-use crate::fleet::store::{Begin, HostRecord, Playbook, Record, Remembered, VERSION, Writer};
+use crate::fleet::schedule::{Known, Schedule, Summary, Verdict};
+use crate::fleet::store::Record;
 use crate::fleet::table::{self, Row};
 use crate::outcome::{Event, Exit, Sink as _};
 use crate::report::style::count;
 
 use super::Ending;
-use super::args::{Cli, Verb};
+use super::args::{Cli, LogVerb, Verb};
 use super::far;
 use super::job::{Job, all_failed};
 use super::state::quoted;
@@ -90,6 +91,9 @@ fn refuse(verb: &Verb) -> Result<()> {
         Verb::Rehearse(_) => ("rehearse", "rehearse on one of them: --host HOST"),
         Verb::Show(_) => ("show", "a run is one host's: --host HOST"),
         Verb::Uninstall(_) => ("uninstall", "one host at a time: --host HOST"),
+        Verb::Log(args) if args.verb != Some(LogVerb::Verify) => {
+            ("log", "a log is one host's: --host HOST; log verify looks at all of them")
+        }
         Verb::Acknowledge(_) => ("acknowledge", "look at that host first, and acknowledge there: --host HOST"),
         _ => return Ok(()),
     };
@@ -140,7 +144,8 @@ fn groups(told: &[Told]) -> Vec<(&Plan, Vec<usize>)> {
         // Warnings may differ where the changes do not.
         let warnings: Vec<&str> =
             plan.notes.iter().filter(|note| note.level == Level::Warning).map(|note| note.text.as_str()).collect();
-        let place = *places.entry(format!("{}{}", plan.digest(), warnings.join("\n"))).or_insert(order.len());
+        let key = plan.digest().map_or_else(|| host.to_string(), |digest| format!("{digest}{}", warnings.join("\n")));
+        let place = *places.entry(key).or_insert(order.len());
         match order.get_mut(place) {
             Some((_, hosts)) => hosts.push(host),
             None => order.push((plan, vec![host])),
@@ -214,20 +219,25 @@ fn rollout(cli: &Cli, crew: &Shared, job: Option<&Job>, terminal: &mut Terminal)
     let mut task = work(cli, crew, far::agreed_to(&cli.verb));
     let (mut earlier, mut known) = (None, Vec::new());
     if let Verb::Rollback(args) = &cli.verb {
-        (task.runs, known) = to_undo(crew, args.run.as_deref(), terminal)?;
+        (task.runs, known) = past::to_undo(crew, args.run.as_deref(), terminal)?;
     } else {
-        earlier = self::earlier(cli, &digest, terminal)?;
+        earlier = past::earlier(cli, &digest, terminal)?;
     }
     if !live.is_some_and(|live| live.yes) {
         match asked(cli, crew, terminal)? {
             Ok(agreed) => task.agreed = agreed,
-            Err(ending) => return Ok(ending),
+            Err(ending) => {
+                if let Some((kept, remembered)) = earlier.filter(|_| ending.exit == Exit::AsAsked) {
+                    past::close(kept, &remembered)?;
+                }
+                return Ok(ending);
+            }
         }
     }
     terminal::ask_no_more();
-    let (store, past) = opened(crew, job, &policy, &digest, earlier)?;
-    if let Some((past, runs)) = past {
-        (known, task.runs) = (past, runs);
+    let (store, before) = past::opened(crew, job, &policy, &digest, earlier)?;
+    if let Some((hosts, runs)) = before {
+        (known, task.runs) = (hosts, runs);
     }
     let mut schedule = Schedule::new(&crew.lanes, policy, &known)?;
     let logs = store.path;
@@ -267,145 +277,6 @@ fn again(option: &str) -> String {
     format!("keyward {} {option}", words.join(" "))
 }
 
-/// The rollout that was cut off, where it is to be gone on with.
-fn earlier(cli: &Cli, digest: &(String, String), terminal: &mut Terminal) -> Result<Option<(Kept, Remembered)>> {
-    let fleet = &cli.global.fleet;
-    if fleet.anew {
-        return Ok(None);
-    }
-    let ours = |one: &Remembered| one.begin.inventory == digest.0 && one.begin.playbook.digest == digest.1;
-    // A rollout of the same hosts with the same playbook that came to its end hides older ones.
-    let mut skipped = Vec::new();
-    let found = Kept::newest(&ours, &mut |failure| skipped.push(failure))?.filter(|(_, one)| !one.is_closed);
-    for failure in skipped.iter().filter(|_| fleet.resume && found.is_none()) {
-        terminal.warn(&failure.place, &failure.what);
-    }
-    let Some((path, remembered)) = found else {
-        if !fleet.resume {
-            return Ok(None);
-        }
-        let failure = Failure::refused("--resume", "no rollout of these hosts with this playbook was cut off");
-        return Err(failure
-            .why("it goes on with the same hosts, variables and playbook only")
-            .hint("leave the option out"));
-    };
-    if !fleet.resume {
-        // One that goes on was not cut off.
-        drop(Kept::hold(path)?);
-        let ended = remembered.hosts.iter().filter(|host| host.ended.is_some()).count();
-        let what = format!("was cut off after {ended} of {}", count(remembered.hosts.len(), "host"));
-        return Err(Failure::refused(format!("rollout {}", remembered.begin.rollout), what).hint(format!(
-            "go on: {}; or leave it, and begin a new one: {}",
-            again("--resume"),
-            again("--anew")
-        )));
-    }
-    let (kept, remembered) = Kept::hold(path)?;
-    remembered.may_resume(&digest.0, &digest.1)?;
-    Ok(Some((kept, remembered)))
-}
-
-type Undo = (BTreeMap<usize, String>, Vec<(usize, Known)>);
-
-/// Which run is taken back on which host: that of the newest rollout over them. Others are left alone.
-fn to_undo(crew: &Crew, run: Option<&str>, terminal: &mut Terminal) -> Result<Undo> {
-    if run.is_some() {
-        return Err(
-            Failure::input("rollback", "a run is one host's").hint("--host HOST; many hosts go back by their rollout")
-        );
-    }
-    let names = names(crew);
-    // One that found everything as asked has nothing to take back.
-    let applied = |one: &Remembered| {
-        let mut hosts = one.begin.hosts.iter().zip(&one.hosts);
-        let stood = |record: &HostRecord| record.ended.as_ref().is_some_and(|ended| ended.verdict == Verdict::Done);
-        !one.begin.playbook.digest.is_empty() && hosts.any(|(name, record)| names.contains(name) && stood(record))
-    };
-    let Some((path, remembered)) = Kept::newest(&applied, &mut |_| {})? else {
-        return Err(Failure::refused("rollback", "no rollout over these hosts is known here")
-            .hint("rollouts are kept where they were begun; one host by itself: --host HOST rollback"));
-    };
-    let (mut runs, mut known) = (BTreeMap::new(), Vec::new());
-    for (host, name) in names.iter().enumerate() {
-        let at = remembered.begin.hosts.iter().position(|one| one == name);
-        let record = at.and_then(|at| remembered.hosts.get(at));
-        // What ended otherwise has nothing that stands, or has to be looked at.
-        let stood = record.filter(|one| one.ended.as_ref().is_some_and(|ended| ended.verdict == Verdict::Done));
-        match stood.and_then(|one| one.run.clone()) {
-            Some(run) => drop(runs.insert(host, run)),
-            None => known.push((host, Known::Ended(Verdict::Unchanged))),
-        }
-    }
-    if runs.is_empty() {
-        return Err(Failure::refused("rollback", "the newest rollout over these hosts changed none of them")
-            .why(path.display()));
-    }
-    let begin = &remembered.begin;
-    let text =
-        format!("takes back rollout {} of {} on {}", begin.rollout, begin.playbook.name, count(runs.len(), "host"));
-    if terminal.is_json() {
-        terminal.event(Event::Note { note: Note::info("rollback", text) });
-    } else {
-        // The first line of the result is the verdict.
-        terminal::progress(&format!("{}\n", crate::report::escape::line(&text)));
-    }
-    Ok((runs, known))
-}
-
-/// A store, and where it is.
-struct Opened {
-    writer: Writer<Kept>,
-    path: std::path::PathBuf,
-}
-
-type Past = (Vec<(usize, Known)>, BTreeMap<usize, String>);
-
-/// The store of this rollout, and what it tells of hosts where it goes on.
-fn opened(
-    crew: &Crew,
-    job: Option<&Job>,
-    policy: &Policy,
-    digest: &(String, String),
-    earlier: Option<(Kept, Remembered)>,
-) -> Result<(Opened, Option<Past>)> {
-    if let Some((kept, remembered)) = earlier {
-        kept.cut(remembered.bytes)?;
-        let runs =
-            remembered.hosts.iter().enumerate().filter_map(|(host, one)| Some((host, one.run.clone()?))).collect();
-        let known = remembered.known().into_iter().filter_map(|(host, known)| Some((host, kept_so(known)?))).collect();
-        let path = kept.path().to_owned();
-        return Ok((Opened { writer: Writer::resume(kept, &remembered), path }, Some((known, runs))));
-    }
-    let at = jiff::Timestamp::now();
-    let id = format!("{}-{:04x}", at.strftime("%Y%m%d-%H%M%S"), std::process::id() & 0xffff);
-    let kept = Kept::new(&id)?;
-    let path = kept.path().to_owned();
-    let playbook = job.map(|job| job.about.playbook.clone()).unwrap_or_default();
-    let begin = Begin {
-        version: VERSION,
-        rollout: id,
-        at: at.to_string(),
-        inventory: digest.0.clone(),
-        playbook: Playbook { name: playbook, digest: digest.1.clone() },
-        hosts: names(crew),
-        policy: policy.clone(),
-    };
-    Ok((Opened { writer: Writer::begin(kept, begin)?, path }, None))
-}
-
-/// What a rollout that goes on knows of a host: what stands is not touched again, what may stand is asked, and what left
-/// nothing is begun anew.
-fn kept_so(known: Known) -> Option<Known> {
-    match known {
-        Known::Begun => Some(known),
-        Known::Ended(Verdict::Done | Verdict::Unchanged) => Some(known),
-        Known::Ended(Verdict::Unknown | Verdict::Pending | Verdict::Unverified | Verdict::Incomplete) => {
-            Some(Known::Begun)
-        }
-        Known::Ended(_) => None,
-    }
-}
-
 type Agreed = Option<BTreeMap<usize, String>>;
 
 /// Shows what would be done everywhere, and asks once. Each host is then held to the plan that was seen.
@@ -441,7 +312,7 @@ fn asked(cli: &Cli, crew: &Shared, terminal: &mut Terminal) -> Result<std::resul
         return Err(Failure::refused("apply", "declined, nothing changed"));
     }
     let agreed =
-        told.iter().enumerate().filter_map(|(host, told)| Some((host, told.plan.as_ref()?.digest()))).collect();
+        told.iter().enumerate().filter_map(|(host, told)| Some((host, told.plan.as_ref()?.agreement()?))).collect();
     Ok(Ok(Some(agreed)))
 }
 

@@ -2,6 +2,8 @@
 //! has to be asked what they mean, which takes longer than a connection. On a machine without a client what it cannot judge
 //! (Match, Include) is refused, since leaving it out could mean another key, host or user than the user wrote.
 
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::address::Destination;
@@ -33,16 +35,8 @@ const KEYWORDS: [&str; 14] = [
 pub(super) fn effective(destination: &Destination, around: &Around) -> Result<Vec<(String, String)>> {
     let file = around.config_file();
     let name = file.display().to_string();
-    let cannot = |why: String| Failure::input(&name, "cannot be read").why(why).hint(format!("ls -l {name}"));
-    match std::fs::metadata(&file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(cannot(error.to_string())),
-        Ok(meta) if meta.len() > FILE_LIMIT || !meta.is_file() => {
-            return Err(cannot("no file, or too large".to_owned()));
-        }
-        Ok(_) => {}
-    }
-    let text = std::fs::read_to_string(&file).map_err(|error| cannot(error.to_string()))?;
+    let text = text_of(&file)
+        .map_err(|error| Failure::input(&name, "cannot be read").why(error).hint(format!("ls -l {name}")))?;
     parse(&text, &destination.host).map_err(|(line, what)| {
         Failure::input(format!("{name}:{line}"), what)
             .hint("install a client, whose own reading is then used: apt-get install openssh-client")
@@ -98,32 +92,29 @@ pub(super) fn of_plain_files(destination: &Destination, around: &Around) -> Opti
         Some(())
     };
     if let Some(file) = &around.config {
-        take(&text_of(file)?)?;
+        take(&text_of(file).ok()?)?;
         return Some(pairs);
     }
-    take(&text_of(&around.config_file())?)?;
-    let (parts, rest) = with_parts(&text_of(Path::new(SYSTEM))?);
+    take(&text_of(&around.config_file()).ok()?)?;
+    let (parts, rest) = with_parts(&text_of(Path::new(SYSTEM)).ok()?);
     if parts {
         for file in parts_of(Path::new(SYSTEM_PARTS).parent()?)? {
-            take(&text_of(&file)?)?;
+            take(&text_of(&file).ok()?)?;
         }
     }
     take(&rest)?;
     Some(pairs)
 }
 
-/// The text without Debian's Include, which stands before every Host; and whether it was there.
+/// The text without Debian's Include, where that is its first line; and whether it was there.
 fn with_parts(text: &str) -> (bool, String) {
-    let include = format!("Include {SYSTEM_PARTS}");
-    let host = |line: &&str| line.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("host"));
-    let before = text.lines().take_while(|line| !host(line)).filter(|line| line.trim() == include).count();
-    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
-    let found = before == 1 && first == Some(include.as_str());
-    let rest: Vec<&str> = text.lines().filter(|line| !found || line.trim() != include).collect();
-    (found, rest.join("\n"))
+    let counts = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    let mut lines = text.lines().filter(counts);
+    let found = lines.next().is_some_and(|line| line.trim() == format!("Include {SYSTEM_PARTS}"));
+    if found { (true, lines.collect::<Vec<_>>().join("\n")) } else { (false, text.to_owned()) }
 }
 
-/// The files of a directory that end in .conf, sorted as glob(7) does; `None` where they cannot be listed.
+/// The file of a directory that ends in .conf, if there is one; `None` where there are more, or they cannot be listed.
 fn parts_of(directory: &Path) -> Option<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -141,12 +132,19 @@ fn parts_of(directory: &Path) -> Option<Vec<PathBuf>> {
 }
 
 /// A file's text, empty where there is none.
-fn text_of(file: &Path) -> Option<String> {
-    match std::fs::metadata(file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(String::new()),
-        Ok(meta) if meta.is_file() && meta.len() <= FILE_LIMIT => std::fs::read_to_string(file).ok(),
-        _ => None,
+fn text_of(file: &Path) -> std::io::Result<String> {
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+    let opened = match std::fs::OpenOptions::new().read(true).custom_flags(flags).open(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
+        opened => opened?,
+    };
+    let meta = opened.metadata()?;
+    if !meta.is_file() || meta.len() > FILE_LIMIT {
+        return Err(std::io::Error::other("no file, or too large"));
     }
+    let mut text = String::new();
+    opened.take(FILE_LIMIT).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// True for a text of known keywords without quotes, escapes, variables, tokens and comments behind words, whose lines mean
@@ -271,6 +269,8 @@ mod tests {
             "# x\nInclude /etc/ssh/ssh_config.d/*.conf\n\nHost *\n    SendEnv LANG LC_*\n    HashKnownHosts yes\n";
         let (parts, rest) = with_parts(debian);
         assert!(parts && is_plain(&rest) && parse(&rest, "a").unwrap().is_empty(), "{rest}");
+        let twice = "Include /etc/ssh/ssh_config.d/*.conf\nHost a\nInclude /etc/ssh/ssh_config.d/*.conf\n";
+        assert!(parse(&with_parts(twice).1, "a").is_err(), "the second one is no more Debian's");
         // An Include that is not Debian's, or stands where it may be for some hosts only, stays and is not judged.
         for other in [
             "Host a\nInclude /etc/ssh/ssh_config.d/*.conf\n",

@@ -66,6 +66,22 @@ pub enum Trouble {
     Broken,
 }
 
+impl Trouble {
+    /// True for what may be otherwise in a moment: a door that a run moves, a host that boots, a crowd before it.
+    pub const fn passes(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused
+                | Self::Filtered
+                | Self::Unreachable
+                | Self::Timeout
+                | Self::Reset { .. }
+                | Self::Crowded
+                | Self::Broken
+        )
+    }
+}
+
 /// A [`Trouble`] with the text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setback {
