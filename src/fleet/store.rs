@@ -6,7 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::schedule::{Known, Policy, Schedule, Verdict};
+#[cfg(test)]
+use super::schedule::Schedule;
+use super::schedule::{Known, Policy, Verdict};
 use crate::error::{Failure, Result};
 use crate::journal::line;
 
@@ -235,7 +237,8 @@ impl Remembered {
     ///
     /// # Errors
     /// As [`Schedule::new`], or when there is not one lane for each host.
-    pub fn schedule(&self, lanes: &[Option<u32>]) -> Result<Schedule> {
+    #[cfg(test)]
+    fn schedule(&self, lanes: &[Option<u32>]) -> Result<Schedule> {
         if lanes.len() != self.hosts.len() {
             let what = format!("the rollout has {} hosts, the inventory {}", self.hosts.len(), lanes.len());
             return Err(Failure::refused(self.place(), what).hint("put the inventory back as it was"));

@@ -141,6 +141,23 @@ mod tests {
     }
 
     #[test]
+    fn a_begun_host_that_cannot_be_asked_is_unknown_and_no_untouched_one() {
+        let lost = |trouble: Trouble| {
+            let setback = Setback { trouble, failure: Box::new(Failure::refused("host", "no")) };
+            let mut told = Told::default();
+            let end = told.answered(Answer::Lost(setback));
+            (end, told.end.map(|end| end.verdict))
+        };
+        for trouble in [Trouble::Timeout, Trouble::Credentials { offered: Vec::new() }, Trouble::Local] {
+            assert_eq!(lost(trouble), (End::Is(Verdict::Unknown), Some(Verdict::Unknown)));
+        }
+        assert!(matches!(lost(Trouble::Banned).0, End::Again { .. }));
+        let mut told = Told::default();
+        let answer = Answer::Over { run: "r".into(), exit: Exit::Unverified, verdict: String::new() };
+        assert_eq!((told.answered(answer), told.run), (End::Is(Verdict::Unverified), Some("r".to_owned())));
+    }
+
+    #[test]
     fn only_what_stands_counts_as_done() {
         let old = run("a", Some(Exit::AsAsked));
         let is_not_begun = |wanted, events: &[Event]| matches!(judge(wanted, events), Some(Answer::NotBegun));
