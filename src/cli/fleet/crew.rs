@@ -338,3 +338,66 @@ impl One<'_> {
         errand.run(Early::shared(self.shelf.clone()), sink)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::gather::Crew;
+    use super::*;
+    use crate::fleet::schedule::{Policy, Size};
+
+    /// A store that takes so many records.
+    struct Store {
+        left: usize,
+        asked: usize,
+        over: Vec<usize>,
+    }
+
+    impl Watcher for Store {
+        fn record(&mut self, _: &Record) -> Result<()> {
+            self.asked += 1;
+            let full = || Failure::refused("store", "the disk is full");
+            self.left = self.left.checked_sub(1).ok_or_else(full)?;
+            Ok(())
+        }
+
+        fn heard(&mut self, _: usize, _: Event) {}
+
+        fn over(&mut self, host: usize, _: &Told) {
+            self.over.push(host);
+        }
+
+        fn turn(&mut self, _: &[Told], _: &Schedule) {}
+    }
+
+    fn with(records: usize) -> (Came, Store) {
+        let crew: Shared = Arc::new(Crew::shut(3));
+        let policy = Policy { waves: vec![Size::ALL], parallel: 1, max_fail: Size::ALL, ..Policy::default() };
+        let mut schedule = Schedule::new(&crew.lanes, policy, &[]).unwrap();
+        let mut store = Store { left: records, asked: 0, over: Vec::new() };
+        let (window, leave_out) = (Duration::from_secs(1), Arc::default());
+        let job =
+            Job { crew: &crew, verb: Arc::new(Verb::Status), agreed: None, runs: BTreeMap::new(), window, leave_out };
+        (work(&job, &mut schedule, &mut store), store)
+    }
+
+    #[test]
+    fn each_host_is_written_down_before_it_is_begun_and_once_it_is_over() {
+        let (came, store) = with(6);
+        assert!(came.broken.is_none() && came.summary.count(Verdict::Unreachable) == 3, "{:?}", came.summary);
+        assert_eq!((store.asked, store.over), (6, vec![0, 1, 2]));
+    }
+
+    #[test]
+    fn what_cannot_be_written_down_is_not_begun_and_nothing_is_written_behind_it() {
+        for (records, ended) in [(0, 0), (2, 1), (4, 2)] {
+            let (came, store) = with(records);
+            assert!(came.broken.is_some() && came.summary.stopped.is_some(), "{records}");
+            assert_eq!(store.asked, records + 1, "a store that failed is left alone");
+            assert_eq!(came.summary.count(Verdict::Unreachable), ended);
+            assert!(came.told.get(ended).is_some_and(|told| told.began.is_none()), "{records}: it was begun");
+        }
+        // The end of a host could not be written down: it is known here, and asked about by whoever goes on.
+        let (came, store) = with(1);
+        assert_eq!((store.asked, came.summary.count(Verdict::Unreachable)), (2, 1));
+    }
+}

@@ -145,3 +145,15 @@ impl Files for Beside {
 
 /// What all hosts share.
 pub type Shared = Arc<Crew>;
+
+#[cfg(test)]
+impl Crew {
+    /// So many hosts that refuse every connection, on loopback.
+    pub fn shut(count: usize) -> Self {
+        let place = || Destination { user: Some("nobody".into()), host: "127.0.0.1".into(), port: Some(1) };
+        let host =
+            |n| Host { name: format!("h{n}"), place: place(), login: LoginArgs::default(), overlay: String::new() };
+        let (hosts, lanes) = ((0..count).map(host).collect(), vec![None; count]);
+        Self { hosts, lanes, digest: String::new(), unread: Vec::new(), playbook: None }
+    }
+}
