@@ -184,11 +184,6 @@ fn judge(pair: &mut Pair, strike: &Strike, blank: &[String]) -> (Vec<String>, bo
     }
     let applied = pair.keyward(&format!("{door} plan first.yml")).code == 0;
     let files = if applied { blank.to_vec() } else { pair.files() };
-    let differ: Vec<_> = files
-        .iter()
-        .filter(|line| !blank.contains(line))
-        .chain(blank.iter().filter(|line| !files.contains(line)))
-        .collect();
     // Cut off between the login and its first program, it could be anybody's tunnel: the account is shut, and told.
     let is_shut = [Fault::PortFiltered, Fault::LinkSilent].contains(&strike.fault)
         && history.stdout.contains("is shut but still there");
@@ -197,7 +192,16 @@ fn judge(pair: &mut Pair, strike: &Strike, blank: &[String]) -> (Vec<String>, bo
         if !shadow.starts_with("*:1\ndeploy\n") || shadow.contains("keyward") {
             faults.push(format!("the account that is shut is open: {shadow}"));
         }
-    } else if !differ.is_empty() {
+    }
+    let databases = ["passwd", "shadow", "group", "gshadow", "subuid", "subgid"].map(|name| format!("/etc/{name}"));
+    let of_account = |line: &str| line.split(' ').any(|word| databases.iter().any(|path| path == word));
+    let differ: Vec<_> = files
+        .iter()
+        .filter(|line| !blank.contains(line))
+        .chain(blank.iter().filter(|line| !files.contains(line)))
+        .filter(|line| !(is_shut && of_account(line)))
+        .collect();
+    if !differ.is_empty() {
         let show = pair.keyward(&format!("{door} --accept-new show {}", run(&lines).unwrap_or_default()));
         faults.push(format!("the host is neither as before nor as wanted: {differ:?}: {}", said(&show)));
     }
