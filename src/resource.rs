@@ -110,7 +110,7 @@ pub trait Resource {
     const SECTION: Section;
 
     /// What the user asks for. Unknown keys are refused by the playbook layer, which knows all resources' fields.
-    type Desired: DeserializeOwned + schemars::JsonSchema;
+    type Desired: Send + Sync + DeserializeOwned + schemars::JsonSchema;
     /// What was found.
     type Observed;
 
@@ -175,7 +175,7 @@ pub struct Kind {
 }
 
 /// One host's wish for one object, ready to be assessed.
-pub trait Task {
+pub trait Task: Send + Sync {
     /// Name of the resource.
     fn resource(&self) -> &'static str;
     /// What it owns.

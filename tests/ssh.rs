@@ -14,6 +14,8 @@ mod hostile;
 mod keys;
 #[path = "ssh/liar.rs"]
 mod liar;
+#[path = "ssh/liars.rs"]
+mod liars;
 #[path = "ssh/logins.rs"]
 mod logins;
 #[path = "ssh/push.rs"]

@@ -12,7 +12,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 
 use crate::error::{Failure, Result};
-use crate::playbook::{BUILTINS, MAX_BYTES, builtin, decode};
+use crate::playbook::{BUILTINS, MAX_BYTES, builtin, decode_up_to};
 use crate::resource::Loader;
 use crate::types::is_forbidden;
 
@@ -36,6 +36,8 @@ pub struct FileLoader {
     playbook: String,
     /// The playbook's directory; none for standard input and built-in playbooks.
     directory: Option<Directory>,
+    /// Most bytes of one file.
+    most: usize,
 }
 
 struct Directory {
@@ -64,7 +66,7 @@ impl FileLoader {
     pub fn open_as(playbook: &str, trust: Trust) -> Result<Self> {
         let playbook = playbook.to_owned();
         if playbook == "-" || playbook.starts_with("builtin:") {
-            return Ok(Self { trust, playbook, directory: None });
+            return Ok(Self { trust, playbook, directory: None, most: MAX_BYTES });
         }
         let shown = playbook.rsplit_once('/').map(|(head, _)| format!("{head}/")).unwrap_or_default();
         let typed = if shown.is_empty() { "./" } else { shown.as_str() };
@@ -73,7 +75,7 @@ impl FileLoader {
             Failure::input(&playbook, "no such playbook").why(format!("{typed}: {error}")).hint("check the path")
         })?;
         let (fd, shared) = descend(&real, trust, &playbook)?;
-        Ok(Self { trust, playbook, directory: Some(Directory { fd, shown, shared }) })
+        Ok(Self { trust, playbook, directory: Some(Directory { fd, shown, shared }), most: MAX_BYTES })
     }
 
     fn read_beneath(&self, directory: &Directory, name: &str) -> Result<String> {
@@ -106,7 +108,7 @@ impl FileLoader {
             return Err(Failure::input(&place, "a hard link in a directory that others can write")
                 .hint(format!("copy it to a directory of root: cp {place} /root/")));
         }
-        bounded(&place, File::from(fd))
+        bounded(self.most, &place, File::from(fd))
     }
 }
 
@@ -114,12 +116,12 @@ impl FileLoader {
 pub struct Beside(FileLoader);
 
 impl Beside {
-    /// For the file `name`; `-` is standard input, with nothing beside it.
+    /// For the file `name` and others of at most so many bytes each; `-` is standard input, with nothing beside it.
     ///
     /// # Errors
     /// As [`FileLoader::open`].
-    pub fn open(name: &str) -> Result<Self> {
-        FileLoader::open(name).map(Self)
+    pub fn open(name: &str, most: usize) -> Result<Self> {
+        FileLoader::open(name).map(|loader| Self(FileLoader { most, ..loader }))
     }
 
     /// The text of the named file, or of one that [`Beside::names`] gave.
@@ -177,7 +179,7 @@ pub fn read_named(path: &Path) -> Result<String> {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let fd = open(path, flags, Mode::empty()).map_err(|errno| refusal(&place, &place, errno))?;
     regular(&stat(&fd, &place)?, &place, "name a file that is one")?;
-    bounded(&place, File::from(fd))
+    bounded(MAX_BYTES, &place, File::from(fd))
 }
 
 fn regular(meta: &FileStat, place: &str, hint: &str) -> Result<()> {
@@ -197,7 +199,9 @@ impl Loader for FileLoader {
         }
         match &self.directory {
             Some(directory) => self.read_beneath(directory, name),
-            None if name == "-" && self.playbook == "-" => bounded("(standard input)", std::io::stdin().lock()),
+            None if name == "-" && self.playbook == "-" => {
+                bounded(self.most, "(standard input)", std::io::stdin().lock())
+            }
             None => Err(Failure::input(name, "a playbook without a directory cannot name files")
                 .hint("write it to a file and put the other one beside it")),
         }
@@ -262,11 +266,11 @@ fn refusal(place: &str, at: &str, errno: Errno) -> Failure {
     }
 }
 
-fn bounded(place: &str, input: impl Read) -> Result<String> {
+fn bounded(most: usize, place: &str, input: impl Read) -> Result<String> {
     let mut bytes = Vec::new();
-    let most = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-    input.take(most).read_to_end(&mut bytes).map_err(|error| Failure::input(place, error.to_string()))?;
-    decode(place, bytes)
+    let one_more = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+    input.take(one_more).read_to_end(&mut bytes).map_err(|error| Failure::input(place, error.to_string()))?;
+    decode_up_to(most, place, bytes)
 }
 
 #[cfg(test)]
@@ -349,6 +353,10 @@ mod tests {
         std::fs::write(place.at("latin"), b"version: 1\n# caf\xe9\n").unwrap();
         assert!(place.load("big").unwrap_err().what.contains("larger"));
         assert!(place.load("sparse").unwrap_err().what.contains("larger"));
+        // An inventory may be larger than a playbook.
+        let beside = |most| Beside::open(place.at("big").to_str().unwrap(), most).unwrap().text("big");
+        assert!(beside(MAX_BYTES).unwrap_err().what.contains("larger"));
+        assert!(beside(2 * MAX_BYTES).unwrap().is_some());
         let latin = place.load("latin").unwrap_err();
         assert!(latin.what.contains("byte 16 (line 2)"), "{latin}");
     }

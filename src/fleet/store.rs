@@ -1,8 +1,9 @@
 //! What a controller must remember of a rollout so that another one can go on: records as data and as lines, in the form
 //! of the journal. Must not read or write a file: lines go to a [`Store`], and text comes in whole.
 //!
-//! A record is durable before what it tells of happens, but for an end, which is recorded once it is known. So a host
-//! without [`Record::Started`] was never touched, and one with it and without an end has to be asked.
+//! A record is durable before what it tells of happens, but for an end, which is recorded once it is known: if the machine
+//! loses its power before it was written, the host is asked. So a host without [`Record::Started`] was never touched, and one
+//! with it and without an end has to be asked.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,22 +18,22 @@ pub const VERSION: u32 = 1;
 
 /// Where the lines of one rollout are kept.
 pub trait Store {
-    /// Appends one line, which comes without its newline. It is durable on return.
+    /// Appends one line, which comes without its newline. Once it is synced, so are all before it.
     ///
     /// # Errors
-    /// When it is not; then nothing of it may stay.
-    fn append(&mut self, line: &str) -> Result<()>;
+    /// When it cannot be written, or synced where that was asked for; then nothing of it may stay.
+    fn append(&mut self, line: &str, is_synced: bool) -> Result<()>;
 }
 
 impl<S: Store + ?Sized> Store for &mut S {
-    fn append(&mut self, line: &str) -> Result<()> {
-        (**self).append(line)
+    fn append(&mut self, line: &str, is_synced: bool) -> Result<()> {
+        (**self).append(line, is_synced)
     }
 }
 
 impl<S: Store + ?Sized> Store for Box<S> {
-    fn append(&mut self, line: &str) -> Result<()> {
-        (**self).append(line)
+    fn append(&mut self, line: &str, is_synced: bool) -> Result<()> {
+        (**self).append(line, is_synced)
     }
 }
 
@@ -144,12 +145,13 @@ impl<S: Store> Writer<S> {
         Self { store, seq: remembered.records }
     }
 
-    /// Appends a record, durable on return.
+    /// Appends a record, durable on return unless it is the end of a host.
     ///
     /// # Errors
-    /// When it is not; it may be written again then.
+    /// When it is not written; it may be written again then.
     pub fn write(&mut self, record: &Record) -> Result<()> {
-        self.store.append(&line::write(self.seq, record)?)?;
+        let is_synced = !matches!(record, Record::Ended { .. });
+        self.store.append(&line::write(self.seq, record)?, is_synced)?;
         self.seq += 1;
         Ok(())
     }
@@ -331,7 +333,7 @@ mod tests {
     }
 
     impl Store for Lines {
-        fn append(&mut self, line: &str) -> Result<()> {
+        fn append(&mut self, line: &str, _: bool) -> Result<()> {
             if self.left == Some(0) {
                 let torn = line.get(..line.len() / 2).filter(|_| self.is_torn).unwrap_or_default();
                 self.text.push_str(torn);

@@ -21,6 +21,7 @@ mod wording;
 mod words;
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -37,7 +38,7 @@ pub(crate) use node::{Data, Entry, Node as Written, parse_up_to, shown};
 pub(crate) use scalar::{Reading, read as typed};
 pub use schema::{conflicts, schema};
 pub(crate) use source::{At, Report, escape};
-pub use source::{MAX_BYTES, decode};
+pub use source::{MAX_BYTES, decode, decode_up_to};
 pub use starter::{Found, Listener, starter};
 pub(crate) use vars::is_name;
 
@@ -75,8 +76,7 @@ pub fn load(name: &str, registry: &'static [Kind], loader: &dyn Loader) -> Resul
     let joined = family.join();
     let Family { mut report, texts, declared, .. } = family;
     let Some(root) = joined else { return Err(report.finish()) };
-    let schema = schema(registry);
-    let walked = without_core_lists(&schema);
+    let walked = walked(registry);
     let mut checker = Checker::new(loader);
     let values = checker.check(&root, &walked);
     report.spots.append(&mut checker.spots);
@@ -96,14 +96,23 @@ pub fn load(name: &str, registry: &'static [Kind], loader: &dyn Loader) -> Resul
     Ok(Playbook { digest: digest(&sources), sources, document, tasks, min_ways_in, vars: declared })
 }
 
+/// The schema that a playbook is walked along, composed once for a registry: a fleet has a playbook for each host.
+///
 /// `vars` and `extends` were judged while they were resolved; judging them again would repeat their faults.
-fn without_core_lists(schema: &Value) -> Value {
-    let mut schema = schema.clone();
+fn walked(registry: &'static [Kind]) -> Arc<Value> {
+    static KNOWN: Mutex<Vec<(&[Kind], Arc<Value>)>> = Mutex::new(Vec::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, schema)) = known.iter().find(|(of, _)| std::ptr::eq(*of, registry)) {
+        return schema.clone();
+    }
+    let mut schema = schema(registry);
     for key in ["vars", "extends"] {
         if let Some(slot) = schema.pointer_mut(&format!("/properties/{key}")) {
             *slot = serde_json::json!({ JUDGED: true });
         }
     }
+    let schema = Arc::new(schema);
+    known.push((registry, schema.clone()));
     schema
 }
 

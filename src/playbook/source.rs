@@ -154,10 +154,16 @@ pub(crate) fn escape(c: char) -> String {
 /// # Errors
 /// Over [`MAX_BYTES`], or not UTF-8 (naming the byte).
 pub fn decode(name: &str, bytes: Vec<u8>) -> Result<String, Failure> {
-    if bytes.len() > MAX_BYTES {
-        return Err(
-            Failure::input(name, format!("larger than {MAX_BYTES} bytes")).hint("split it, or name the right file")
-        );
+    decode_up_to(MAX_BYTES, name, bytes)
+}
+
+/// As [`decode`], for a text of at most so many bytes.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_up_to(most: usize, name: &str, bytes: Vec<u8>) -> Result<String, Failure> {
+    if bytes.len() > most {
+        return Err(Failure::input(name, format!("larger than {most} bytes")).hint("split it, or name the right file"));
     }
     String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();

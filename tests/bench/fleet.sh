@@ -41,28 +41,6 @@ peers
 laptop
 export XDG_STATE_HOME="$out/state"
 
-# Fresh machines; their addresses go to hosts.
-fresh() {
-    for old in $(docker ps -aq --filter "name=$name-"); do docker rm -f -v "$old" >/dev/null 2>&1 || true; done
-    : >"$out/hosts"
-    : >"$HOME/.ssh/known_hosts"
-    n=0
-    while [ $n -lt "$count" ]; do
-        n=$((n + 1))
-        machine "$name-$n"
-        docker exec "$name-$n" install -d -m 700 /root/.ssh
-        put "$name-$n" "$out/key.pub" /root/.ssh/authorized_keys 600
-        host=$(docker inspect -f '{{.NetworkSettings.IPAddress}}' "$name-$n")
-        key=$(docker exec "$name-$n" cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub)
-        printf '%s %s\n[%s]:2222 %s\n' "$host" "$key" "$host" "$key" >>"$HOME/.ssh/known_hosts"
-        echo "$host" >>"$out/hosts"
-    done
-    list=$(paste -sd, "$out/hosts")
-    sed 's/$/ ansible_user=root/' "$out/hosts" >"$out/root.ini"
-    sed 's/$/ ansible_user=deploy ansible_port=2222/' "$out/hosts" >"$out/deploy.ini"
-    sleep 2
-}
-
 keyward() {
     timed keyward-upload 0 "$KEYWARD_BIN" -i "$out/root.ini" status
     timed keyward-first 0 "$KEYWARD_BIN" -i "$out/root.ini" --waves 100% apply --yes "$out/first.yml"

@@ -28,7 +28,7 @@ const MORE_KIB: u64 = 96 << 10;
 
 /// One thing that the program there does.
 #[derive(Clone)]
-enum Act {
+pub enum Act {
     Say(String),
     /// The same bytes so many times, as fast as they are taken.
     Flood(Vec<u8>, usize),
@@ -41,33 +41,33 @@ enum Act {
 }
 
 /// What a host says for a verb.
-type Script = Arc<dyn Fn(&str) -> Vec<Act> + Send + Sync>;
+pub type Script = Arc<dyn Fn(&str) -> Vec<Act> + Send + Sync>;
 
 /// Who came, and what they gave away.
 #[derive(Default)]
-struct Seen {
+pub struct Seen {
     /// Door and account of each login by key.
     keys: Vec<(usize, String)>,
     /// Doors that were knocked at.
     doors: BTreeSet<usize>,
     passwords: Vec<(usize, String)>,
     /// Words of each program that was started.
-    started: Vec<String>,
+    pub started: Vec<String>,
     /// Lines that were sent to programs after their orders.
     answers: Vec<String>,
 }
 
-struct Host {
-    address: Vec<SocketAddr>,
-    fingerprint: String,
-    seen: Arc<Mutex<Seen>>,
+pub struct Host {
+    pub address: Vec<SocketAddr>,
+    pub fingerprint: String,
+    pub seen: Arc<Mutex<Seen>>,
 }
 
 struct Peer {
     door: usize,
     /// Sudo asks for a password there.
     asks: bool,
-    seen: Arc<Mutex<Seen>>,
+    pub seen: Arc<Mutex<Seen>>,
     script: Script,
     /// What came and is no whole word yet.
     input: Vec<u8>,
@@ -204,7 +204,7 @@ async fn perform(
 
 impl Host {
     /// Three doors of one host, by one host key: as typed, of the playbook, and one that nobody has any business at.
-    fn new(script: Script, asks: bool) -> Self {
+    pub fn new(script: Script, asks: bool) -> Self {
         let key = fresh();
         let fingerprint = key.public_key().fingerprint(HashAlg::Sha256).to_string();
         let config = Arc::new(server::Config { keys: vec![key], ..server::Config::default() });
@@ -246,28 +246,28 @@ impl Host {
 }
 
 /// How the controller ended.
-struct Told {
-    code: i32,
-    out: String,
-    took: Duration,
+pub struct Told {
+    pub code: i32,
+    pub out: String,
+    pub took: Duration,
     peak_kib: u64,
 }
 
 impl Told {
     /// Without the line ends of the report.
-    fn words(&self) -> String {
+    pub fn words(&self) -> String {
         self.out.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 }
 
 /// A user with a key that the playbook declares.
-struct User {
-    home: Home,
+pub struct User {
+    pub home: Home,
     declared: String,
 }
 
 impl User {
-    fn new(host: &Host) -> Self {
+    pub fn new(host: &Host) -> Self {
         let home = Home::new();
         let key: PrivateKey = fresh();
         home.write("id_ed25519", &key.to_openssh(LineEnding::LF).unwrap(), 0o600);
@@ -284,12 +284,20 @@ impl User {
 
     /// Runs the program, and watches what it takes; `interrupt` sends Ctrl-C at these times.
     fn keyward(&self, host: &Host, words: &str, interrupt: &[Duration]) -> Told {
-        let mut command = Command::new(KEYWARD);
         let place = format!("ssh://root@{}", host.address[0]);
-        command.args(["--host", &place, "--host-key", &host.fingerprint]);
-        command.args(words.split(' ')).current_dir(self.home.path.join(".ssh"));
+        let words: Vec<&str> =
+            ["--host", &place, "--host-key", &host.fingerprint].into_iter().chain(words.split(' ')).collect();
+        self.typed(&words, interrupt)
+    }
+
+    pub fn typed(&self, words: &[&str], interrupt: &[Duration]) -> Told {
+        static RUNS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let mut command = Command::new(KEYWARD);
+        command.args(words).current_dir(self.home.path.join(".ssh"));
         command.env("HOME", &self.home.path).env_remove("SSH_AUTH_SOCK").env("CANARY", SUDO_PASSWORD);
-        let said = self.home.path.join(format!("said-{}", host.address[0].port()));
+        command.env("XDG_STATE_HOME", self.home.path.join("state"));
+        let run = RUNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let said = self.home.path.join(format!("said-{run}"));
         let file = std::fs::File::create(&said).unwrap();
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         let (begun, mut peak_kib) = (Instant::now(), 0);
@@ -325,12 +333,12 @@ fn say(event: &Event) -> Act {
     Act::Say(serde_json::to_string(event).unwrap())
 }
 
-fn hello() -> Act {
+pub fn hello() -> Act {
     say(&Event::Hello { protocol: 1, version: env!("CARGO_PKG_VERSION").to_owned() })
 }
 
 /// A plan of that risk, which promises a login of `user` at `port`.
-fn plan(risk: Option<Risk>, user: &str, port: u16) -> Act {
+pub fn plan(risk: Option<Risk>, user: &str, port: u16) -> Act {
     let changes: Vec<Change> = risk
         .into_iter()
         .map(|risk| Change::new("sshd", "sshd:port", format!("listen there {ESCAPES}"), Stage::Additive, risk))
@@ -355,16 +363,16 @@ fn plan(risk: Option<Risk>, user: &str, port: u16) -> Act {
     say(&Event::Planned { plan: Box::new(plan) })
 }
 
-fn armed(run: &str, window_ms: u64) -> Act {
+pub fn armed(run: &str, window_ms: u64) -> Act {
     let (nonce, until) = ("0a0b".to_owned(), "2026-01-01T00:00:00Z".to_owned());
     say(&Event::Armed { run: run.to_owned(), nonce, until, window_ms })
 }
 
-fn opened(run: &str) -> Act {
+pub fn opened(run: &str) -> Act {
     say(&Event::Opened { run: run.to_owned() })
 }
 
-fn finished(exit: Exit, verdict: &str, next: &str) -> Act {
+pub fn finished(exit: Exit, verdict: &str, next: &str) -> Act {
     let (verdict, next) = (verdict.to_owned(), next.to_owned());
     say(&Event::Finished { code: exit.code(), exit, verdict, next, run: Some("r1".to_owned()), millis: 1 })
 }

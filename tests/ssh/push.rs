@@ -1,5 +1,6 @@
 //! A program put on a host and started there as root.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use keyward::error::{Failure, Kind};
@@ -20,8 +21,17 @@ fn program(version: &str) -> Vec<u8> {
     format!("#!/bin/sh\necho \"version {version} of $(id -u)\"\nprintf '<%s>' \"$@\"\necho\nexec cat\n").into_bytes()
 }
 
+/// As a file without a name.
+fn programs(architecture: &str, program: &[u8]) -> Programs {
+    let name = std::env::temp_dir().join(format!("keyward-program-{:?}", std::thread::current().id()));
+    let mut file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(&name).unwrap();
+    std::fs::remove_file(&name).unwrap();
+    file.write_all(program).unwrap();
+    Programs::new().with(architecture, file).unwrap()
+}
+
 fn run(link: &Link, root: &Become, program: &[u8], arguments: &[&str]) -> Result<Started, Failure> {
-    start(link, root, &Programs::new().with(HERE, program.to_vec()), arguments, Limits::default())
+    start(link, root, &programs(HERE, program), arguments, Limits::default())
 }
 
 fn with(password: &str) -> Become {
@@ -68,7 +78,8 @@ fn every_release_keeps_it_by_its_hash_and_runs_it_as_root() {
                 .ok()
                 .stdout
         };
-        assert_eq!(list(&world), format!("700 0 directory\n{}\n700 0\n", first.hash), "{suite}");
+        let listed = format!("700 0 directory\n{0}\n{0}.ok\n700 0\n600 0\n", first.hash);
+        assert_eq!(list(&world), listed, "{suite}");
         // A file that is not what its name says is written anew.
         world.bed.sh(&format!("echo evil >{DIRECTORY}/{}", first.hash)).ok();
         let mut third = run(&root, &Become::Already, &program("1"), &[]).unwrap();
@@ -83,7 +94,58 @@ fn every_release_keeps_it_by_its_hash_and_runs_it_as_root() {
             assert_eq!(fourth.talk.next_line(WAIT).unwrap(), Heard::End, "{suite}");
             assert_eq!(fourth.talk.finish(WAIT).unwrap(), 0, "{suite}");
         }
-        assert_eq!(list(&world).lines().count(), 3, "{suite}: the old one is gone");
+        assert_eq!(list(&world).lines().count(), 5, "{suite}: the old one is gone");
+    }
+}
+
+/// Counts how often the host counts a hash, which it does only where the file may have changed since it did so last.
+#[test]
+fn a_hash_is_counted_again_where_the_file_may_have_changed() {
+    for suite in ["bullseye", "sid"] {
+        let Some(world) = World::new("a_hash_is_counted_again", suite) else { return };
+        let count = "mv /usr/bin/b2sum /usr/bin/b2sum.real; \
+                     printf '#!/bin/sh\\necho >>/root/counted\\nexec /usr/bin/b2sum.real \"$@\"\\n' >/usr/bin/b2sum; chmod 755 /usr/bin/b2sum";
+        world.bed.sh(count).ok();
+        let link = world.root();
+        let started = |what: &str, uploaded: bool, counted: usize| {
+            world.bed.sh("rm -f /root/counted; touch /root/counted").ok();
+            let mut started = run(&link, &Become::Already, &program("1"), &[]).unwrap();
+            assert_eq!(line(&mut started), "version 1 of 0", "{suite}: {what}");
+            let lines = world.bed.sh("wc -l </root/counted").ok().stdout;
+            assert_eq!((started.uploaded, lines.trim()), (uploaded, counted.to_string().as_str()), "{suite}: {what}");
+            started.hash
+        };
+        let hash = started("an upload", true, 2);
+        let file = format!("{DIRECTORY}/{hash}");
+        started("as it was", false, 0);
+        let changed: [(&str, String, bool, usize); 9] = [
+            ("touched", format!("touch {file}"), false, 1),
+            ("its time set back", format!("cp -p {file} /root/old; echo x >>{file}; cp -p /root/old {file}"), false, 1),
+            (
+                "its content with its time",
+                format!(
+                    "sed 's/version/VERSION/' {file} >/root/new; touch -r {file} /root/new; cat /root/new >{file}; touch -r /root/new {file}"
+                ),
+                true,
+                3,
+            ),
+            ("another file", format!("cp -p {file} {file}.n; mv {file}.n {file}"), false, 1),
+            ("somebody else's", format!("chown deploy {file}; chown root {file}"), false, 1),
+            ("no mark", format!("rm {file}.ok"), false, 1),
+            ("a torn mark", format!("printf '0 700 regular' >{file}.ok"), false, 1),
+            ("another's mark", format!("chown deploy {file}.ok"), false, 1),
+            ("open to others once", format!("chmod 777 {DIRECTORY}"), false, 1),
+        ];
+        for (what, script, uploaded, counted) in changed {
+            world.bed.sh(&script).ok();
+            started(what, uploaded, counted);
+            started(what, false, 0);
+        }
+        // Nothing is written through a link that lies in the mark's place.
+        world.bed.sh(&format!("rm {file}.ok; echo precious >/root/precious; ln -s /root/precious {file}.ok")).ok();
+        started("a link", false, 1);
+        assert_eq!(world.bed.sh("cat /root/precious").ok().stdout, "precious\n");
+        started("as it was", false, 0);
     }
 }
 
@@ -106,7 +168,7 @@ fn this_program_itself_runs_where_it_is_put() {
     let next = run(&link, &Become::Already, &program("3"), &[]).unwrap();
     let mut kept =
         world.bed.sh(&format!("ls -A {DIRECTORY}")).ok().stdout.lines().map(str::to_owned).collect::<Vec<_>>();
-    let mut expected = vec![running.hash, next.hash];
+    let mut expected = vec![format!("{}.ok", running.hash), format!("{}.ok", next.hash), running.hash, next.hash];
     kept.sort();
     expected.sort();
     assert_eq!(kept, expected);
@@ -174,7 +236,7 @@ fn a_host_that_cannot_keep_it_says_why() {
     told(&program("1"), "noexec");
     world.bed.sh(&format!("umount {DIRECTORY}")).ok();
     // Another processor.
-    let other = start(&link, &Become::Already, &Programs::new().with("sparc64", program("1")), &[], Limits::default());
+    let other = start(&link, &Become::Already, &programs("sparc64", &program("1")), &[], Limits::default());
     let failure = other.unwrap_err();
     assert_eq!(failure.kind, Kind::Refused);
     assert!(

@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -338,15 +339,12 @@ impl<'a> Door<'a> {
 
 /// This program and those for other processors.
 fn read_programs(others: &[(String, PathBuf)]) -> Result<Programs> {
-    let read = |path: &PathBuf| {
-        let place = path.display().to_string();
-        std::fs::read(path).map_err(|error| Failure::input(place, "cannot be read").why(error))
+    let with = |programs: Programs, architecture: &str, path: &Path| {
+        let cannot = |error| Failure::input(path.display().to_string(), "cannot be read").why(error);
+        File::open(path).and_then(|file| programs.with(architecture, file)).map_err(cannot)
     };
-    let mut programs = Programs::new().with(std::env::consts::ARCH, read(&PathBuf::from("/proc/self/exe"))?);
-    for (architecture, path) in others {
-        programs = programs.with(architecture, read(path)?);
-    }
-    Ok(programs)
+    let own = with(Programs::new(), std::env::consts::ARCH, Path::new("/proc/self/exe"))?;
+    others.iter().try_fold(own, |programs, (architecture, path)| with(programs, architecture, path))
 }
 
 /// The fingerprint of a host key in its one-line form.

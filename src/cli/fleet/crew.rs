@@ -331,7 +331,7 @@ impl One<'_> {
             leave_out: self.leave_out,
             login: &own.login,
             destination: &own.place,
-            job: job.as_ref(),
+            job: job.as_deref(),
             agreed: self.agreed.as_deref(),
             interrupt: Interrupt::Flag(wish),
         };

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Failure, Result};
-use crate::fleet::inventory::{Files, Inventory};
+use crate::fleet::inventory::{Files, Inventory, MAX_BYTES};
 use crate::resource::{LoadedFile, OVERLAY};
 use crate::target::ssh::Destination;
 
@@ -41,6 +41,8 @@ pub struct Crew {
     pub unread: Vec<(String, String)>,
     /// The playbook as the user named it, and all that it is made of.
     playbook: Option<(String, Vec<LoadedFile>)>,
+    /// What came of it with each overlay; most hosts share theirs.
+    jobs: Mutex<BTreeMap<String, Result<Arc<Job>>>>,
 }
 
 impl Crew {
@@ -52,7 +54,7 @@ impl Crew {
         let args = &cli.global.fleet;
         let file = args.inventory.as_deref().unwrap_or_else(|| Path::new("-"));
         let name = file.to_str().ok_or_else(|| vec![Failure::input("inventory", "the path is not UTF-8")])?;
-        let beside = Beside::open(name).map_err(|failure| vec![failure])?;
+        let beside = Beside::open(name, MAX_BYTES).map_err(|failure| vec![failure])?;
         let inventory = Inventory::read(name, &beside)?;
         let chosen = match &args.limit {
             None => (0..inventory.hosts.len()).collect(),
@@ -81,27 +83,36 @@ impl Crew {
         let lanes = lanes(&hosts);
         let digest = sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         let playbook = job.map(|job| (job.about.playbook.clone(), job.sources.clone()));
-        Ok(Self { hosts, lanes, digest, unread, playbook })
+        Ok(Self { hosts, lanes, digest, unread, playbook, jobs: Mutex::default() })
     }
 
     /// The playbook as it is for one host.
     ///
     /// # Errors
     /// A fault that only this host's variables make.
-    pub fn job(&self, host: usize) -> Result<Option<Job>> {
+    pub fn job(&self, host: usize) -> Result<Option<Arc<Job>>> {
         let (Some((name, sources)), Some(host)) = (&self.playbook, self.hosts.get(host)) else { return Ok(None) };
-        let mut sources = sources.clone();
-        if !host.overlay.is_empty() {
-            sources.push(LoadedFile { name: OVERLAY.to_owned(), text: host.overlay.clone() });
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = jobs.get(&host.overlay) {
+            return known.clone().map(Some);
         }
-        Job::load(name, &Handed(sources)).map(Some).map_err(|none| match none {
-            NoJob::Place(failure) => failure,
-            NoJob::Faults(faults) => faults.items.first().map_or_else(
-                || Failure::input(name, "is faulty for this host"),
-                |item| Failure::input(format!("{}:{}", item.file, item.line), &item.what).hint(&item.hint),
-            ),
-        })
+        let job = with_overlay(name, sources.clone(), &host.overlay).map(Arc::new);
+        jobs.insert(host.overlay.clone(), job.clone());
+        job.map(Some)
     }
+}
+
+fn with_overlay(name: &str, mut sources: Vec<LoadedFile>, overlay: &str) -> Result<Job> {
+    if !overlay.is_empty() {
+        sources.push(LoadedFile { name: OVERLAY.to_owned(), text: overlay.to_owned() });
+    }
+    Job::load(name, &Handed(sources)).map_err(|none| match none {
+        NoJob::Place(failure) => failure,
+        NoJob::Faults(faults) => faults.items.first().map_or_else(
+            || Failure::input(name, "is faulty for this host"),
+            |item| Failure::input(format!("{}:{}", item.file, item.line), &item.what).hint(&item.hint),
+        ),
+    })
 }
 
 /// The variables that the playbook declares, as a playbook that lays them over its own; JSON is YAML. Others, which may be
@@ -154,6 +165,6 @@ impl Crew {
         let host =
             |n| Host { name: format!("h{n}"), place: place(), login: LoginArgs::default(), overlay: String::new() };
         let (hosts, lanes) = ((0..count).map(host).collect(), vec![None; count]);
-        Self { hosts, lanes, digest: String::new(), unread: Vec::new(), playbook: None }
+        Self { hosts, lanes, digest: String::new(), unread: Vec::new(), playbook: None, jobs: Mutex::default() }
     }
 }

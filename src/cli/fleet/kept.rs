@@ -147,14 +147,15 @@ fn text(file: &File) -> std::io::Result<String> {
 }
 
 impl Store for Kept {
-    fn append(&mut self, line: &str) -> Result<()> {
+    fn append(&mut self, line: &str, is_synced: bool) -> Result<()> {
         let path = self.directory.join(STORE);
         let before = self.file.metadata().map(|meta| meta.len());
         let mut text = String::with_capacity(line.len() + 1);
         text.push_str(line);
         text.push('\n');
         let mut file: &File = &self.file;
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
+        let sync = || if is_synced { file.sync_data() } else { Ok(()) };
+        let written = file.write_all(text.as_bytes()).and_then(|()| sync());
         written.map_err(|error| {
             if let Ok(length) = before {
                 let _ = self.file.set_len(length);

@@ -3,6 +3,8 @@
 //! that only root can enter, so nobody on the host can put another program in its place (threat H7).
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
 use blake2::{Blake2b256, Digest as _};
@@ -27,6 +29,8 @@ const SUDO_LIMIT: Duration = Duration::from_secs(60);
 const END_LIMIT: Duration = Duration::from_secs(10);
 /// A whole upload, over a slow link.
 const UPLOAD_LIMIT: Duration = Duration::from_secs(900);
+/// In such pieces a program is read and sent.
+const PIECE: usize = 256 << 10;
 /// Most lines that a login shell's start-up files may print before the script speaks.
 const NOISE: usize = 200;
 
@@ -42,16 +46,46 @@ pub enum Become {
     },
 }
 
-/// A program and its BLAKE2b-256 in hex, which is asked for at each start and counted once. By that sum, since the host
-/// counts it anew each time: its b2sum takes half the time of a sha256sum that knows no instruction for it.
-#[derive(Debug, Clone)]
+/// A program, read where it lies when a host needs it: many hosts may. Its BLAKE2b-256 in hex is asked for at each start and
+/// counted once; by that sum, since the host's b2sum takes half the time of a sha256sum that knows no instruction for it.
+#[derive(Debug)]
 struct Program {
-    bytes: Vec<u8>,
+    file: File,
+    size: u64,
     hash: String,
 }
 
+impl Program {
+    fn of(file: File) -> std::io::Result<Self> {
+        let (mut sum, mut size) = (Blake2b256::new(), 0);
+        let mut buffer = vec![0; PIECE];
+        loop {
+            let read = file.read_at(&mut buffer, size)?;
+            let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else { break };
+            sum.update(piece);
+            size += piece.len() as u64;
+        }
+        let hash = sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { file, size, hash })
+    }
+
+    /// Hands all of it over in pieces. What has changed meanwhile does not have its hash, which the host counts.
+    fn each_piece(&self, mut take: impl FnMut(Vec<u8>) -> Result<()>) -> Result<()> {
+        let mut at = 0;
+        while at < self.size {
+            let left = usize::try_from(self.size - at).unwrap_or(PIECE);
+            let mut piece = vec![0; left.min(PIECE)];
+            let failed = |error| Failure::unknown("keyward", "its own program cannot be read").why(error);
+            self.file.read_exact_at(&mut piece, at).map_err(failed)?;
+            at += piece.len() as u64;
+            take(piece)?;
+        }
+        Ok(())
+    }
+}
+
 /// The programs that can be put on a host, by the name that `uname -m` gives its processor.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Programs(BTreeMap<String, Program>);
 
 impl Programs {
@@ -61,11 +95,12 @@ impl Programs {
     }
 
     /// Adds the program for an architecture; this one's is `std::env::consts::ARCH`.
-    #[must_use]
-    pub fn with(mut self, architecture: &str, bytes: Vec<u8>) -> Self {
-        let hash = Blake2b256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        self.0.insert(architecture.to_owned(), Program { bytes, hash });
-        self
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn with(mut self, architecture: &str, program: File) -> std::io::Result<Self> {
+        self.0.insert(architecture.to_owned(), Program::of(program)?);
+        Ok(self)
     }
 }
 
@@ -101,7 +136,9 @@ pub fn start(link: &Link, root: &Become, programs: &Programs, arguments: &[&str]
         "have" => false,
         _ => {
             // Why it did not take them all is what it says, not that it stopped listening.
-            let sent = push.send(program.bytes.clone(), UPLOAD_LIMIT);
+            let until = Instant::now().checked_add(UPLOAD_LIMIT);
+            let left = || until.map_or(UPLOAD_LIMIT, |until| until.saturating_duration_since(Instant::now()));
+            let sent = program.each_piece(|piece| push.send(piece, left()));
             push.word("file")
                 .or_else(|failure| if push.said.is_empty() { sent.and(Err(failure)) } else { Err(failure) })?;
             true
@@ -155,14 +192,10 @@ fn other_architecture(link: &Link, architecture: &str, programs: &Programs) -> F
 fn prepared(arguments: &[&str], programs: &Programs) -> String {
     let quoted = |word: &str| format!("'{}'", word.replace('\'', "'\\''"));
     let words: Vec<String> = arguments.iter().map(|word| quoted(word)).collect();
-    let known = programs.0.iter().map(|(architecture, Program { bytes, hash })| {
-        format!("{}) h={hash}; n={} ;;\n", quoted(architecture), bytes.len())
+    let each = programs.0.iter().map(|(architecture, Program { size, hash, .. })| {
+        format!("\"$1\" {} {hash} {size} && return\n", quoted(architecture))
     });
-    format!(
-        "set -- {}\nknown() {{ case $1 in\n{}*) exit 1 ;;\nesac; }}\n{SCRIPT}",
-        words.join(" "),
-        known.collect::<String>()
-    )
+    format!("set -- {}\neach() {{\n{}return 1; }}\n{SCRIPT}", words.join(" "), each.collect::<String>())
 }
 
 /// One line for any login shell: no quote, line end, `!` or backslash within the quotes. It says that it is there before
