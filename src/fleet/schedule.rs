@@ -135,8 +135,9 @@ impl Schedule {
         }
         self.lanes.release(self.lane(host));
         match end {
-            // Else a change that hangs each host would go over all of them without one failure.
-            End::Is(Verdict::Cancelled) if self.stopped.is_none() => Some(self.end(host, Verdict::Unknown)),
+            End::Cancelled(_) if self.stopped.is_some() => Some(self.end(host, Verdict::Cancelled)),
+            // At its limit: a change that hangs each host must not go over all of them without one failure.
+            End::Cancelled(verdict) => Some(self.end(host, verdict)),
             End::Is(verdict) => Some(self.end(host, verdict)),
             End::NotBegun if running.is_asked => {
                 self.started = self.started.saturating_sub(1);
@@ -647,12 +648,13 @@ mod tests {
             if self.dice.once_in(2) {
                 let fate = &mut self.fates[host];
                 flight.lands = self.now + self.dice.below(20);
-                let undone = if self.dice.once_in(2) { Verdict::RolledBack } else { Verdict::Cancelled };
+                let by_itself = self.dice.once_in(2);
                 if fate.began {
-                    fate.outcome = undone;
-                    flight.end = End::Is(undone);
+                    fate.outcome = if by_itself { Verdict::RolledBack } else { Verdict::Cancelled };
+                    flight.end =
+                        if by_itself { End::Is(Verdict::RolledBack) } else { End::Cancelled(Verdict::RolledBack) };
                 } else if !flight.is_asked {
-                    flight.end = End::Is(Verdict::Cancelled);
+                    flight.end = End::Cancelled(Verdict::Refused);
                 }
             }
         }
@@ -673,7 +675,8 @@ mod tests {
             let fate = &mut self.fates[host];
             fate.over = over;
             match (flight.end, over) {
-                (End::Is(Verdict::Cancelled), over) if !self.is_stopped => assert_eq!(over, Some(Verdict::Unknown)),
+                (End::Cancelled(_), over) if self.is_stopped => assert_eq!(over, Some(Verdict::Cancelled)),
+                (End::Cancelled(verdict), over) => assert_eq!(over, Some(verdict)),
                 (End::Is(verdict), over) => assert_eq!(over, Some(verdict)),
                 (End::NotBegun, over) => {
                     assert_eq!(over, None);
@@ -828,7 +831,7 @@ mod tests {
         let running = (3..22).filter(|host| *host != 9);
         assert_eq!(cancelled, running.clone().map(Step::Cancel).collect::<Vec<_>>());
         assert_eq!(schedule.next(5000), WAIT);
-        running.for_each(|host| assert!(schedule.ended(host, End::Is(Verdict::Cancelled), 6000).is_some()));
+        running.for_each(|host| assert!(schedule.ended(host, End::Cancelled(Verdict::RolledBack), 6000).is_some()));
         let Step::Done(summary) = schedule.next(6000) else { panic!() };
         assert_eq!(summary.stopped, Some(Stopped::Host { host: 9, verdict: Verdict::Unverified }));
         assert_eq!((summary.started, summary.never_started, summary.count(Verdict::Cancelled)), (23, 77, 18));
@@ -873,8 +876,8 @@ mod tests {
         let mut schedule = plain(3, of("100%", "0"));
         all_starts(&mut schedule, 0);
         assert_eq!(schedule.next(1000), Step::Cancel(0));
-        assert_eq!(schedule.ended(0, End::Is(Verdict::Cancelled), 1001), Some(Verdict::Unknown));
-        assert_eq!(schedule.summary().stopped, Some(Stopped::Host { host: 0, verdict: Verdict::Unknown }));
+        assert_eq!(schedule.ended(0, End::Cancelled(Verdict::RolledBack), 1001), Some(Verdict::RolledBack));
+        assert_eq!(schedule.summary().stopped, Some(Stopped::Host { host: 0, verdict: Verdict::RolledBack }));
     }
 
     #[test]
@@ -954,7 +957,7 @@ mod tests {
         schedule.ended(3, End::Is(Verdict::Done), 1);
         assert_eq!(schedule.next(1), Step::Ask(4));
         assert_eq!(schedule.next(1001), Step::Cancel(4), "but at its limit");
-        schedule.ended(4, End::Is(Verdict::Cancelled), 1002);
+        schedule.ended(4, End::Cancelled(Verdict::Unknown), 1002);
         let Step::Done(summary) = schedule.next(1002) else { panic!() };
         assert_eq!((summary.started, summary.never_started), (3, 3));
     }

@@ -36,6 +36,8 @@ pub enum Act {
     Hear,
     /// Seconds between two of the same line, for ever.
     Drip(String),
+    /// Says nothing for so long.
+    Wait(Duration),
     /// Says nothing more, and does not end.
     Hang,
 }
@@ -195,6 +197,7 @@ async fn perform(
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
+            Act::Wait(time) => tokio::time::sleep(time).await,
             Act::Hang => std::future::pending().await,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keyward::outcome::Exit;
 
-use super::liar::{Act, Host, Script, Told, User, armed, finished, hello, opened, plan};
+use super::liar::{Act, Host, Script, Told, User, armed, finished, hello, plan};
 
 /// A user with an inventory of these hosts: h1, h2 and so on.
 struct Many {
@@ -67,14 +67,22 @@ fn nobody_is_asked_about_hosts_that_were_not_seen() {
 }
 
 #[test]
-fn a_host_that_takes_too_long_is_left_before_and_after_it_is_armed() {
+fn a_host_that_takes_too_long_is_left_before_it_is_armed_and_undone_afterwards() {
     let before = host(|| vec![hello(), differs(), Act::Hang]);
-    let after = host(|| vec![hello(), differs(), armed("r1", 60_000), opened("r1"), Act::Hang]);
+    let after = host(|| {
+        let end = finished(Exit::RolledBack, "rolled back", "");
+        vec![hello(), differs(), armed("r1", 60_000), Act::Wait(Duration::from_secs(6)), end]
+    });
     let many = Many::new(&[&before, &after]);
-    // Before it, nobody here knows whether something was begun.
-    for (name, why) in [("h1", "unknown - 0"), ("h2", "this host took too long")] {
-        let told = many.keyward(&format!("--host-limit 2s --anew --limit {name} apply --yes play.yml"), &[]);
-        assert!(told.code != 0 && told.took < Duration::from_secs(60), "{name}: {:?}: {}", told.took, told.out);
-        assert!(told.words().contains(why), "{name}: {}", told.out);
-    }
+    let limited =
+        |name: &str| many.keyward(&format!("--host-limit 2s --anew --limit {name} apply --yes play.yml"), &[]);
+    // Nobody here knows whether something was begun.
+    let told = limited("h1");
+    assert!(told.code == 7 && told.took < Duration::from_secs(60), "{:?}: {}", told.took, told.out);
+    assert!(told.words().contains("it has not ended in time"), "{}", told.out);
+    let told = limited("h2");
+    assert!(told.code == 3 && told.words().contains("h2 rolled back"), "{}: {}", told.code, told.out);
+    let seen = after.seen.lock().unwrap();
+    let cancelled = seen.started.iter().find(|words| words.contains("'cancel'"));
+    assert!(cancelled.is_some_and(|words| words.contains("this host took too long")), "{:?}", seen.started);
 }

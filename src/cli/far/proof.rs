@@ -277,6 +277,10 @@ impl<'a> Proof<'a> {
                 // One host must not hold the place of others. Once it has a yes it may be about to begin.
                 main.within(if self.said_yes { PATIENCE } else { HASTE });
             }
+            if self.confirmed && self.interrupt.is_of_many() {
+                // It closes what is left, and says so step by step.
+                main.silence_within(PATIENCE);
+            }
         }
         if self.interrupted && self.armed.is_some() {
             self.interrupted = false;

@@ -36,6 +36,8 @@ pub struct Relay {
     talk: Conversation,
     /// When it last said something.
     heard: Instant,
+    /// How long it may say nothing.
+    silence: Duration,
     /// When it must have ended, however much it says.
     until: Instant,
     /// True once it said what no program of ours says: it is not asked again.
@@ -50,7 +52,8 @@ impl Relay {
     pub fn start(door: &Door<'_>, link: &Link, words: &[String], job: Option<&Job>, longest: Duration) -> Result<Self> {
         let talk = door.start(link, words)?.talk;
         let now = Instant::now();
-        let mut relay = Self { link: link.clone(), talk, heard: now, until: now + longest, lied: false };
+        let mut relay =
+            Self { link: link.clone(), talk, heard: now, silence: SILENCE, until: now + longest, lied: false };
         let sources = job.map(|job| job.sources.clone()).unwrap_or_default();
         let order = serde_json::to_string(&Order { protocol: PROTOCOL, sources });
         let order = order.map_err(|error| relay.broken(&error.to_string()))?;
@@ -93,7 +96,7 @@ impl Relay {
                     event => Heard::Event(Box::new(event)),
                 })
             }
-            ssh::Heard::Silence if self.heard.elapsed() > SILENCE => {
+            ssh::Heard::Silence if self.heard.elapsed() > self.silence => {
                 Err(self.broken("it has said nothing for too long"))
             }
             ssh::Heard::Silence => Ok(Heard::Silence),
@@ -117,6 +120,11 @@ impl Relay {
     /// From now on at most so long.
     pub fn within(&mut self, longest: Duration) {
         self.until = self.until.min(Instant::now() + longest);
+    }
+
+    /// From now on it may say nothing for at most so long.
+    pub fn silence_within(&mut self, longest: Duration) {
+        self.silence = self.silence.min(longest);
     }
 
     /// What it said is nothing that a program of ours says.

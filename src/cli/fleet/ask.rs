@@ -92,7 +92,7 @@ impl Told {
             Answer::NotBegun => End::NotBegun,
             Answer::Lost(setback) => match self.finish(Err(setback), false, &Wish::default()) {
                 // What was begun there nobody can tell.
-                End::Is(_) => {
+                End::Is(_) | End::Cancelled(_) => {
                     if let Some(end) = self.end.as_mut() {
                         end.verdict = Verdict::Unknown;
                     }

@@ -186,7 +186,7 @@ impl Work<'_> {
         *count += 1;
         let record = Record::Started { host, tries: *count };
         if !self.remember(&record) {
-            if let Some(verdict) = self.schedule.ended(host, End::Is(Verdict::Cancelled), self.now()) {
+            if let Some(verdict) = self.schedule.ended(host, End::Cancelled(Verdict::Refused), self.now()) {
                 self.close(host, verdict);
             }
             return;

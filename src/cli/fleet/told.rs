@@ -117,14 +117,14 @@ impl Told {
                     // A plan tells what differs; that it was told is what was asked for.
                     Verdict::Unknown if looks && ending.exit == Exit::Differs => Verdict::Done,
                     Verdict::Unchanged if looks && self.plan.is_none() => Verdict::Done,
-                    Verdict::RolledBack | Verdict::Refused if wish.is_heeded() => Verdict::Cancelled,
                     verdict => verdict,
                 };
+                let heeded = matches!(verdict, Verdict::RolledBack | Verdict::Refused) && wish.is_heeded();
                 let text =
                     if ending.verdict.is_empty() { self.why.clone().unwrap_or_default() } else { ending.verdict };
                 self.run = ending.run.or(self.run.take());
                 self.end = Some(Over { verdict, exit: Some(ending.exit), text, next: ending.next });
-                End::Is(verdict)
+                if heeded { End::Cancelled(verdict) } else { End::Is(verdict) }
             }
             Err(setback) => {
                 let Setback { trouble, failure } = setback;
@@ -133,16 +133,18 @@ impl Told {
                     Trouble::Crowded | Trouble::Reset { before_banner: true } => Some(CROWD_MS),
                     _ => None,
                 };
-                let verdict = match unreached(&trouble, &failure) {
+                let verdict = unreached(&trouble, &failure);
+                let heeded = match verdict {
                     // Whatever kept it from being reached, nobody wanted it any more; an unknown end stays one.
-                    Verdict::Unreachable if wish.is_asked() => Verdict::Cancelled,
-                    Verdict::Refused if wish.is_heeded() && trouble == Trouble::Local => Verdict::Cancelled,
-                    Verdict::Unknown if wish.is_heeded() && looks => Verdict::Cancelled,
-                    verdict => verdict,
+                    Verdict::Unreachable => wish.is_asked(),
+                    Verdict::Refused => wish.is_heeded() && trouble == Trouble::Local,
+                    Verdict::Unknown => wish.is_heeded() && looks,
+                    _ => false,
                 };
                 self.end = Some(Over { verdict, exit: None, text: failure.line(), next: failure.hint.clone() });
                 match again.filter(|_| !wish.is_asked()) {
                     Some(after_ms) => End::Again { after_ms },
+                    None if heeded => End::Cancelled(verdict),
                     None => End::Is(verdict),
                 }
             }
@@ -209,12 +211,12 @@ mod tests {
         let heeded = std::sync::Arc::new(Wish::default());
         heeded.ask();
         assert!(super::super::super::far::Interrupt::Flag(heeded.clone()).taken());
-        assert_eq!(finish(ended(Exit::RolledBack), false, &heeded), is(Verdict::Cancelled));
+        assert_eq!(finish(ended(Exit::RolledBack), false, &heeded), End::Cancelled(Verdict::RolledBack));
         assert_eq!(finish(ended(Exit::AsAsked), false, &heeded), is(Verdict::Done), "it was confirmed already");
         assert_eq!(finish(ended(Exit::RollbackIncomplete), false, &heeded), is(Verdict::Incomplete));
         // A link that was lost is no answer.
         assert_eq!(finish(setback(Trouble::Local), false, &heeded), is(Verdict::Unknown));
-        assert_eq!(finish(setback(Trouble::Timeout), false, &asked), is(Verdict::Cancelled));
+        assert_eq!(finish(setback(Trouble::Timeout), false, &asked), End::Cancelled(Verdict::Unreachable));
         assert_eq!(finish(setback(Trouble::Timeout), false, &calm), is(Verdict::Unreachable));
         assert_eq!(
             finish(setback(Trouble::HostKeyChanged { file: String::new(), line: 1 }), false, &asked),
@@ -230,7 +232,7 @@ mod tests {
         }
         assert!(matches!(finish(setback(Trouble::Reset { before_banner: false }), false, &wish), End::Is(_)));
         wish.ask();
-        assert!(matches!(finish(setback(Trouble::Crowded), false, &wish), End::Is(Verdict::Cancelled)));
+        assert!(matches!(finish(setback(Trouble::Crowded), false, &wish), End::Cancelled(Verdict::Unreachable)));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub enum Step {
 pub enum End {
     /// It is over.
     Is(Verdict),
+    /// It is over because it was interrupted, and this is how it is then, which is a failure unless all was stopped.
+    Cancelled(Verdict),
     /// It could not be reached for now, and nothing was changed; to be tried again, not before this time is over.
     Again {
         /// At least so long; a part that differs from host to host is added.
