@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod formats;
 pub mod host;
 pub mod journal;
+pub mod judge;
 pub mod outcome;
 pub mod playbook;
 pub mod proof;

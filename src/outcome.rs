@@ -1,5 +1,6 @@
 //! What happened, as data: events while a run goes on, and the exit code at its end.
 
+pub mod audit;
 pub mod ways;
 
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,7 @@ impl Exit {
     pub const TABLE: [(Self, &'static str); 10] = [
         (Self::AsAsked, "as asked"),
         (Self::Usage, "usage or playbook error, nothing changed"),
-        (Self::Differs, "the host differs from the playbook (plan)"),
+        (Self::Differs, "the host differs from the playbook (plan), or an audit failed"),
         (Self::RolledBack, "failed and rolled back"),
         (Self::RollbackIncomplete, "failed, and the rollback is incomplete"),
         (Self::Refused, "refused or declined, nothing changed"),
@@ -235,6 +236,11 @@ pub enum Event {
         now: ways::Ways,
         /// As it would be after a plan; `None` when none was asked for.
         after: Option<ways::Ways>,
+    },
+    /// What an audit found.
+    Audited {
+        /// All of it.
+        audit: Box<audit::Audit>,
     },
     /// A whole text that a verb prints: a schema, a manual page, an explanation.
     Text {

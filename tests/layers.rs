@@ -57,6 +57,12 @@ const TABLE: &[Row] = &[
     ),
     row(
         4,
+        "judge",
+        "checks of what is in effect, for audits",
+        &["types", "error", "formats", "host", "facts", "outcome", "access"],
+    ),
+    row(
+        4,
         "resources",
         "one file a resource, and the registry",
         &["types", "error", "formats", "host", "facts", "change", "resource"],
@@ -98,6 +104,7 @@ const TABLE: &[Row] = &[
             "playbook",
             "engine",
             "access",
+            "judge",
             "resources",
             "proof",
             "target",

@@ -110,9 +110,40 @@ impl Doors {
     }
 }
 
+impl Doors {
+    /// Whether the firewall of a family lets a stranger's first packet through to a port, and the reason where that cannot
+    /// be told.
+    pub fn to_strangers(&self, proto: &'static str, port: u16, is_v6: bool) -> (Proven, String) {
+        match if is_v6 { &self.v6 } else { &self.v4 } {
+            Err(why) => (Proven::Unknown, why.clone()),
+            Ok(table) => match fate_of(table, Packet { proto, port, from: None }) {
+                fate if fate.is_open() => (Proven::Yes, String::new()),
+                fate if fate.is_shut() => (Proven::No, String::new()),
+                _ => (Proven::Unknown, format!("a rule for port {port} depends on more than the address")),
+            },
+        }
+    }
+
+    /// True when a rule of the filter table names this port.
+    pub fn names_port(&self, port: u16) -> bool {
+        let number = port.to_string();
+        let names = |term: &crate::formats::netfilter::Term| {
+            term.name.contains("dport") && term.value.split([',', ':']).any(|part| part == number)
+        };
+        let tables = [&self.v4, &self.v6].into_iter().flatten();
+        tables
+            .flat_map(|table| table.chains.values())
+            .flat_map(|chain| &chain.rules)
+            .any(|rule| terms(rule).iter().any(names))
+    }
+}
+
 /// What becomes of a first connection. A rule that counts connections does not stop the first one.
 fn fate(table: &Table, port: u16, from: Option<IpAddr>) -> Fate {
-    let packet = Packet { proto: "tcp", port, from };
+    fate_of(table, Packet { proto: "tcp", port, from })
+}
+
+fn fate_of(table: &Table, packet: Packet) -> Fate {
     let fate = incoming(table, packet);
     if fate.is_open() || fate.is_shut() {
         return fate;

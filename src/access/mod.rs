@@ -13,6 +13,9 @@ mod place;
 mod stays;
 mod sudo;
 
+pub use account::{hash as hash_of, is_closed};
 pub use after::After;
 pub use check::{ABOUT, Present, Restored, WaysIn};
+pub use door::Doors;
+pub use look::Look;
 pub use model::ways;

@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, V
 use super::far::args::LoginArgs;
 use super::fleet::args::FleetArgs;
 use crate::outcome::Exit;
+use crate::outcome::audit::{Grade, Severity};
 use crate::target::ssh::Destination;
 use crate::types::{AbsPath, Word as _};
 
@@ -107,6 +108,8 @@ pub enum Verb {
     Rehearse(RehearseArgs),
     /// Say who can get into this host, and who could after a playbook
     Access(AccessArgs),
+    /// Judge what is in effect on this host, and hold it against a playbook
+    Audit(AuditArgs),
     /// Undo a run, byte for byte
     Rollback(RollbackArgs),
     /// Keep a pending run, from a new login through the new door
@@ -161,6 +164,25 @@ pub struct PlanArgs {
 pub struct AccessArgs {
     /// A playbook: shows who could get in after it, too
     pub playbook: Option<PathBuf>,
+}
+
+/// Arguments of `audit`.
+#[derive(Debug, Clone, Args)]
+pub struct AuditArgs {
+    /// A playbook: the host is held against it, too, and its waivers count
+    pub playbook: Option<PathBuf>,
+    /// Fail only below this grade: A, B, C, D or E
+    #[arg(long, value_name = "GRADE")]
+    pub fail_under: Option<Grade>,
+    /// Fail only for findings of at least this severity: low, medium, high or critical
+    #[arg(long, value_name = "SEVERITY")]
+    pub severity: Option<Severity>,
+    /// Write a report, too: junit=FILE or sarif=FILE; may be given several times
+    #[arg(long, value_name = "FORM=FILE", value_parser = super::audit::report)]
+    pub report: Vec<(super::audit::Form, PathBuf)>,
+    /// List the checks with what they see; looks at no host
+    #[arg(long, conflicts_with_all = ["playbook", "fail_under", "severity", "report"])]
+    pub list: bool,
 }
 
 /// Arguments of `apply`.

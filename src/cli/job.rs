@@ -15,6 +15,7 @@ use crate::outcome::{Event, Exit, Sink};
 use crate::playbook::{self, Faults, Playbook};
 use crate::proof::session;
 use crate::resource::{LoadedFile, Loader, OVERLAY, Task};
+use crate::resources::audit::{self, Waiver};
 use crate::resources::{REGISTRY, packages};
 use crate::types::{PublicKey, UserName, Word as _};
 
@@ -40,6 +41,8 @@ pub struct Job {
     pub ssh_port: Option<u16>,
     /// True when root gets in over SSH no more.
     pub without_root: bool,
+    /// What an audit bears.
+    pub waivers: Vec<Waiver>,
     /// Names of the playbook's variables.
     pub vars: Vec<String>,
     /// Every text that was read, to make the same job elsewhere.
@@ -99,6 +102,7 @@ impl Job {
         let needed: Vec<&'static str> = needed.into_iter().collect();
         let (access, declared, ssh) =
             (ways_in(&playbook), declared(&playbook), playbook.document.section("ssh").clone());
+        let waivers = waivers(&playbook);
         let Playbook { digest, sources, tasks, vars, .. } = playbook;
         let mut all: Vec<Box<dyn Task>> = Vec::with_capacity(tasks.len() + 1);
         if !needed.is_empty() {
@@ -108,7 +112,18 @@ impl Job {
         let about = About { playbook: name.to_owned(), digest };
         let (ssh_port, without_root) =
             (wanted_port(&ssh), ssh.get("permit_root_login").is_some_and(|value| value == "no"));
-        Ok(Self { about, tasks: all, access, packages: needed, declared, ssh_port, without_root, vars, sources })
+        Ok(Self {
+            about,
+            tasks: all,
+            access,
+            packages: needed,
+            declared,
+            ssh_port,
+            without_root,
+            waivers,
+            vars,
+            sources,
+        })
     }
 
     /// With what can be known of the operator's own session, whose next login the plan must not surprise.
@@ -150,6 +165,12 @@ pub fn all_failed(failures: Vec<Failure>, sink: &mut dyn Sink) -> Ending {
         sink.event(Event::Failed { failure });
     }
     Ending::new(exit, "nothing was changed", "")
+}
+
+/// The failures that the playbook bears; it was found valid.
+fn waivers(playbook: &Playbook) -> Vec<Waiver> {
+    let section = playbook.document.section("audit").clone();
+    serde_json::from_value::<audit::Desired>(section).map(|desired| desired.waive).unwrap_or_default()
 }
 
 fn wanted_port(ssh: &serde_json::Value) -> Option<u16> {

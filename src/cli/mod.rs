@@ -5,6 +5,7 @@ mod acknowledge;
 mod agent;
 mod apply;
 mod args;
+mod audit;
 mod cancel;
 mod completions;
 mod confirm;
@@ -119,6 +120,9 @@ fn hidden(words: &[OsString]) -> Option<ExitCode> {
 fn run(cli: &Cli) -> ExitCode {
     let began = Instant::now();
     let mut terminal = Terminal::new(&cli.global, whole_diffs(&cli.verb), matches!(cli.verb, Verb::Show(_)));
+    if let Verb::Audit(args) = &cli.verb {
+        terminal.report_to(&args.report);
+    }
     let ended = prepare_process_with(&cli.global.login.descriptors()).and_then(|()| {
         if let Some(from) = &cli.global.handed {
             terminal.hand(handed::take(from)?);
@@ -156,6 +160,7 @@ const fn shows(verb: &Verb) -> bool {
         verb,
         Verb::Plan(_)
             | Verb::Access(_)
+            | Verb::Audit(_)
             | Verb::Lint(_)
             | Verb::Rehearse(_)
             | Verb::Status
@@ -179,6 +184,7 @@ fn verb(cli: &Cli, terminal: &mut Terminal) -> Result<Ending> {
     match &cli.verb {
         Verb::Plan(args) => plan::run(args, global, terminal),
         Verb::Access(args) => access::run(args, global, terminal),
+        Verb::Audit(args) => audit::run(args, global, terminal),
         Verb::Apply(args) => apply::run(args, global, terminal),
         Verb::Rehearse(args) => rehearse(args, global, terminal),
         Verb::Lint(args) => lint::run(args, terminal),

@@ -1,7 +1,7 @@
 //! The terminal, or what stands in its place: streams that may close at any time, colour, and the one question.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::change::Note;
@@ -14,6 +14,7 @@ use crate::resource::LoadedFile;
 
 use super::Ending;
 use super::args::{Colour, Format, Global};
+use super::audit::{Form, write_reports};
 use super::handed;
 use super::job::{Handed, Job, NoJob};
 use super::state::quoted;
@@ -27,6 +28,8 @@ pub struct Terminal {
     past: bool,
     /// Why a part of the result was lost, if it was.
     lost: Option<Failure>,
+    /// Where reports of an audit go.
+    reports: Vec<(Form, PathBuf)>,
 }
 
 impl Terminal {
@@ -37,7 +40,7 @@ impl Terminal {
             Format::Json => Report::Json,
             Format::Human => Report::human(style(global.color), detail),
         };
-        Self { report, handed: None, past, lost: None }
+        Self { report, handed: None, past, lost: None, reports: Vec::new() }
     }
 
     /// Whether there is colour.
@@ -56,6 +59,11 @@ impl Terminal {
     /// From now on playbooks are what was handed over.
     pub fn hand(&mut self, sources: Vec<LoadedFile>) {
         self.handed = Some(Handed(sources));
+    }
+
+    /// Writes these reports of an audit, too.
+    pub fn report_to(&mut self, reports: &[(Form, PathBuf)]) {
+        self.reports = reports.to_vec();
     }
 
     /// Why a part of the result did not reach standard output; none also when its reader had seen enough.
@@ -105,6 +113,11 @@ impl Terminal {
 
 impl Sink for Terminal {
     fn event(&mut self, event: Event) {
+        if let Event::Audited { audit } = &event
+            && let Err(failure) = write_reports(audit, &self.reports)
+        {
+            self.lost.get_or_insert(failure);
+        }
         let (channel, text) = self.report.event(&event);
         let is_result = channel == Channel::Result || self.past && !matches!(event, Event::Failed { .. });
         if !is_result {

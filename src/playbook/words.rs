@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::formats::sudoers::SudoCommand;
 use crate::resource::LoadedFile;
-use crate::types::{AbsPath, Cidr, GroupName, Invalid, Mode, PasswordHash, PlainText, PublicKey, UserName, Word};
+use crate::types::{AbsPath, Cidr, Day, GroupName, Invalid, Mode, PasswordHash, PlainText, PublicKey, UserName, Word};
 
 /// The format of a file mode, whose fix is to add quotes and zeros.
 pub(super) const MODE: &str = Mode::FORMAT;
@@ -33,6 +33,7 @@ const ROWS: &[Row] = &[
     row::<Cidr>("198.51.100.0/24", &["198.51.100.0/24"]),
     row::<AbsPath>("/home/deploy", &["/home/deploy"]),
     row::<Mode>("\"0600\"", &["0600"]),
+    row::<Day>("\"2027-03-31\"", &["2027-03-31"]),
     row::<PublicKey>("\"ssh-ed25519 AAAA... ops@laptop\"", &[KEY]),
     row::<SudoCommand>("/usr/bin/systemctl restart nginx", &["/usr/bin/systemctl restart nginx"]),
     row::<PasswordHash>("\"$y$...\", made with: mkpasswd --method=yescrypt", &[HASH]),

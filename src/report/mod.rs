@@ -1,10 +1,13 @@
 //! Renderings of events: for people, and as JSON lines. Pure text; opens nothing and prints nothing.
 
 pub mod access;
+pub mod audit;
 pub mod escape;
 pub mod json;
+pub mod junit;
 pub mod plan;
 mod run;
+pub mod sarif;
 pub mod style;
 
 use crate::outcome::{Event, Exit};
@@ -50,13 +53,14 @@ impl Report {
             Self::Human { style, detail, plan_was_last } => {
                 let after_plan = *plan_was_last;
                 *plan_was_last = match event {
-                    Event::Planned { .. } | Event::Access { .. } => true,
+                    Event::Planned { .. } | Event::Access { .. } | Event::Audited { .. } => true,
                     Event::Note { .. } => after_plan,
                     _ => false,
                 };
                 match event {
                     Event::Planned { plan } => (Channel::Result, plan::plan(plan, *detail, *style)),
                     Event::Access { now, after } => (Channel::Result, access::text(now, after.as_ref(), *style)),
+                    Event::Audited { audit } => (Channel::Result, audit::text(audit, *style)),
                     Event::Finished { exit: Exit::AsAsked | Exit::Differs, next, .. } if after_plan => {
                         let next = escape::line(next);
                         (Channel::Result, if next.is_empty() { String::new() } else { format!("\nnext: {next}\n") })
@@ -83,6 +87,7 @@ const fn channel(event: &Event) -> Channel {
         | Event::Failed { .. } => Channel::Progress,
         Event::Planned { .. }
         | Event::Access { .. }
+        | Event::Audited { .. }
         | Event::Proof { .. }
         | Event::Decided { .. }
         | Event::Text { .. }

@@ -13,6 +13,7 @@ pub fn event(event: &Event, style: Style) -> String {
     let lines = match event {
         Event::Planned { .. }
         | Event::Access { .. }
+        | Event::Audited { .. }
         | Event::Hello { .. }
         | Event::Asked { .. }
         | Event::Host { .. }

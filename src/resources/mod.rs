@@ -1,5 +1,6 @@
 //! The registry: one file a resource, one line here.
 
+pub mod audit;
 pub mod authorized_keys;
 pub mod firewall;
 pub mod packages;
@@ -19,4 +20,5 @@ pub const REGISTRY: &[Kind] = &[
     Kind::of::<sudo::Sudo>(),
     Kind::of::<firewall::Firewall>(),
     Kind::of::<sshd::Sshd>(),
+    Kind::of::<audit::Audit>(),
 ];

@@ -1,12 +1,14 @@
 //! The checked words of the domain. A value of one of these types has passed its rule; nothing else is rendered
 //! into a system file. Must not touch the system.
 
+mod day;
 mod key;
 mod name;
 mod net;
 mod path;
 mod secret;
 
+pub use day::Day;
 pub use key::{KeyError, PublicKey, rsa_bits_of};
 pub use name::{GroupName, PlainText, UserName};
 pub use net::{Cidr, Port, Proto};

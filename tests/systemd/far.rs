@@ -182,6 +182,14 @@ fn one_command(suite: &str) {
     assert_eq!(before, pair.host.sh(look).stdout);
     let history = pair.keyward(&format!("--host {place} history"));
     assert!(history.code == 0 && words(&history).contains("(exit 0)"), "{}", said(&history));
+    // An audit writes nothing there, and its report here.
+    let audit = pair.keyward(&format!("--host {place} audit --report junit=/root/audit.xml first.yml"));
+    // OpenSSH 8.4 offers SHA-1 by itself.
+    let told =
+        if suite == "bullseye" { (2, "hostkeyalgorithms: offers ssh-rsa") } else { (0, "A, 100 of 100 points: ") };
+    assert!(audit.code == told.0 && audit.stdout.contains(told.1), "{suite}: {}", said(&audit));
+    assert_eq!(before, pair.host.sh(look).stdout);
+    pair.laptop.sh("grep -q '<testcase classname=\"playbook\"' /root/audit.xml").ok();
 
     // No sink shows a password.
     let script = "! grep -rlF -e 'canary of root' /var/log /var/lib/keyward /var/lib/keyward-agent /run/keyward /etc 2>/dev/null \

@@ -89,7 +89,11 @@ impl Heed {
                 exit,
                 verdict: short(&verdict),
             },
-            event @ (Event::Planned { .. } | Event::Stage { .. } | Event::Access { .. } | Event::Text { .. }) => event,
+            event @ (Event::Planned { .. }
+            | Event::Stage { .. }
+            | Event::Access { .. }
+            | Event::Audited { .. }
+            | Event::Text { .. }) => event,
         })
     }
 

@@ -11,11 +11,12 @@ use super::super::args::{LiveArgs, LogVerb, Verb};
 use super::super::handed;
 
 /// The verbs of the host's commands that hints name.
-pub const VERBS: [&str; 13] = [
+pub const VERBS: [&str; 14] = [
     "plan",
     "apply",
     "rehearse",
     "access",
+    "audit",
     "rollback",
     "confirm",
     "cancel",
@@ -34,6 +35,7 @@ pub const VERBS: [&str; 13] = [
 pub fn refuse(verb: &Verb) -> Result<()> {
     let name = match verb {
         Verb::Lint(_) => "lint",
+        Verb::Audit(args) if args.list => "audit --list",
         Verb::Schema => "schema",
         Verb::Explain(_) => "explain",
         Verb::Init(_) => "init",
@@ -56,6 +58,7 @@ pub fn playbook(verb: &Verb) -> Option<&PathBuf> {
         Verb::Apply(args) => Some(&args.playbook),
         Verb::Rehearse(args) => Some(&args.playbook),
         Verb::Access(args) => args.playbook.as_ref(),
+        Verb::Audit(args) => args.playbook.as_ref(),
         _ => None,
     }
 }
@@ -127,6 +130,20 @@ pub fn of(verb: &Verb, leave_out: &[AbsPath], window: Option<Duration>) -> Resul
         }
         Verb::Access(args) => {
             add("access");
+            if let Some(playbook) = &args.playbook {
+                add(&path(playbook)?);
+            }
+        }
+        Verb::Audit(args) => {
+            add("audit");
+            if let Some(grade) = args.fail_under {
+                add("--fail-under");
+                add(&grade.to_string());
+            }
+            if let Some(severity) = args.severity {
+                add("--severity");
+                add(severity.word());
+            }
             if let Some(playbook) = &args.playbook {
                 add(&path(playbook)?);
             }

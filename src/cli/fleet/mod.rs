@@ -94,6 +94,9 @@ fn refuse(verb: &Verb) -> Result<()> {
         Verb::Log(args) if args.verb != Some(LogVerb::Verify) => {
             ("log", "a log is one host's: --host HOST; log verify looks at all of them")
         }
+        Verb::Audit(args) if !args.report.is_empty() => {
+            ("--report", "a report is of one host: --host HOST; here --format json tells all of them")
+        }
         Verb::Acknowledge(_) => ("acknowledge", "look at that host first, and acknowledge there: --host HOST"),
         _ => return Ok(()),
     };
@@ -113,7 +116,7 @@ fn names(crew: &Crew) -> Vec<String> {
 /// Asks all of them.
 fn look(cli: &Cli, crew: &Shared, verb: Verb, terminal: &mut Terminal) -> Result<Came> {
     let mut schedule = Schedule::new(&crew.lanes, cli.global.fleet.survey()?, &[])?;
-    let shows = matches!(verb, Verb::History | Verb::Access(_) | Verb::Log(_));
+    let shows = matches!(verb, Verb::History | Verb::Access(_) | Verb::Audit(_) | Verb::Log(_));
     let mut board = Board::new(terminal, names(crew), None, Box::new(|_| None));
     board.shows = shows;
     let came = crew::work(&work(cli, crew, verb), &mut schedule, &mut board);

@@ -1,0 +1,94 @@
+//! Accounts that are root by another name, or that anybody can be.
+
+use crate::access::{hash_of, is_closed};
+use crate::error::Result;
+use crate::formats::accounts::Hash;
+use crate::judge::{CIS, Check, Depth, Scene, Seen};
+use crate::outcome::Proven;
+use crate::outcome::audit::Severity;
+
+/// root is the only one with uid 0.
+pub const UID_0: Check = Check {
+    id: "account-uid-0",
+    title: "root is the only account with uid 0",
+    severity: Severity::Critical,
+    depth: Depth::Deep,
+    references: &[(CIS, "5.4.2.1")],
+    judge: uid_0,
+};
+
+/// No account with a shell has an empty password.
+pub const EMPTY_PASSWORD: Check = Check {
+    id: "account-empty-password",
+    title: "no account that can log in has an empty password",
+    severity: Severity::Critical,
+    depth: Depth::Shallow,
+    references: &[],
+    judge: empty_password,
+};
+
+/// Nobody becomes root by a group without sudo's knowledge.
+pub const AS_GOOD_AS_ROOT: Check = Check {
+    id: "account-root-by-group",
+    title: "nobody is as good as root by a group alone",
+    severity: Severity::Medium,
+    depth: Depth::Deep,
+    references: &[],
+    judge: as_good_as_root,
+};
+
+fn uid_0(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    let others = scene.look.passwd.iter().filter(|account| account.uid == 0 && account.name != "root");
+    let seen: Vec<Seen> = others
+        .map(|account| {
+            Seen::fail(format!("{} has uid 0", account.name))
+                .about(account.name.as_str())
+                .at("/etc/passwd")
+                .fix(format!("usermod -o -u UID {}, with a uid that is free: getent passwd UID", account.name))
+        })
+        .collect();
+    Ok(if seen.is_empty() { vec![Seen::pass("root has it alone")] } else { seen })
+}
+
+fn empty_password(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    let open = scene.look.passwd.iter().filter(|account| !is_closed(&account.shell));
+    let empty = open
+        .filter(|account| scene.look.shadow(&account.name).is_some_and(|entry| hash_of(Some(&entry)) == Hash::Empty));
+    let seen: Vec<Seen> = empty
+        .map(|account| {
+            Seen::fail("its password is empty")
+                .about(account.name.as_str())
+                .at("/etc/shadow")
+                .fix(format!("passwd -l {}", account.name))
+        })
+        .collect();
+    Ok(if seen.is_empty() {
+        vec![Seen::pass("every account that has a shell has a password, or a lock")]
+    } else {
+        seen
+    })
+}
+
+fn as_good_as_root(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    let ways = scene.ways()?;
+    let by_group =
+        ways.accounts.iter().filter(|account| !account.strong_groups.is_empty() && account.root != Proven::Yes);
+    let seen: Vec<Seen> = by_group
+        .map(|account| {
+            let groups = account.strong_groups.join(", ");
+            Seen::fail(format!("is in {groups}, and sudo does not make it root"))
+                .about(account.name.as_str())
+                .at("/etc/group")
+                .fix(format!(
+                    "gpasswd -d {} {}",
+                    account.name,
+                    account.strong_groups.first().map_or("", String::as_str)
+                ))
+        })
+        .collect();
+    Ok(if seen.is_empty() {
+        vec![Seen::pass("who is in docker, lxd or disk is root by sudo as well, or nobody is")]
+    } else {
+        seen
+    })
+}

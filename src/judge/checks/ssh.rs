@@ -1,0 +1,300 @@
+//! Who gets in over SSH, by what, and what the daemon offers.
+
+use crate::error::Result;
+use crate::facts::serves_ssh;
+use crate::formats::sshd_effective::Effective;
+use crate::judge::{CIS, Check, Depth, Scene, Seen};
+use crate::outcome::Proven;
+use crate::outcome::audit::Severity;
+use crate::outcome::ways::{Account, Method};
+
+/// No account gets in by nothing at all.
+pub const WITHOUT_PROOF: Check = Check {
+    id: "ssh-login-without-proof",
+    title: "nobody gets in over SSH without a key or a password",
+    severity: Severity::Critical,
+    depth: Depth::Deep,
+    references: &[(CIS, "5.1.19")],
+    judge: without_proof,
+};
+
+/// root does not get in.
+pub const ROOT: Check = Check {
+    id: "ssh-root-login",
+    title: "root does not get in over SSH",
+    severity: Severity::High,
+    depth: Depth::Deep,
+    references: &[(CIS, "5.1.20")],
+    judge: root,
+};
+
+/// A password opens no account.
+pub const PASSWORDS: Check = Check {
+    id: "ssh-password-login",
+    title: "a password alone opens no account over SSH",
+    severity: Severity::High,
+    depth: Depth::Deep,
+    references: &[],
+    judge: passwords,
+};
+
+/// One sshd, at the ports of its files.
+pub const OTHER_DAEMON: Check = Check {
+    id: "ssh-other-daemon",
+    title: "no other SSH server listens beside the configured one",
+    severity: Severity::High,
+    depth: Depth::Deep,
+    references: &[],
+    judge: other_daemon,
+};
+
+/// Nothing weak is offered.
+pub const ALGORITHMS: Check = Check {
+    id: "ssh-algorithms",
+    title: "sshd offers no broken or outdated algorithm",
+    severity: Severity::Medium,
+    depth: Depth::Deep,
+    references: &[(CIS, "5.1.6"), (CIS, "5.1.12"), (CIS, "5.1.15")],
+    judge: algorithms,
+};
+
+/// Few tries on one connection.
+pub const TRIES: Check = Check {
+    id: "ssh-max-auth-tries",
+    title: "sshd hangs up after at most 4 failed tries",
+    severity: Severity::Medium,
+    depth: Depth::Deep,
+    references: &[(CIS, "5.1.16")],
+    judge: tries,
+};
+
+/// Trust in other hosts is off.
+pub const HOST_BASED: Check = Check {
+    id: "ssh-host-based",
+    title: "no host is trusted instead of its users",
+    severity: Severity::Medium,
+    depth: Depth::Deep,
+    references: &[(CIS, "5.1.10")],
+    judge: host_based,
+};
+
+/// Users do not set the environment of their sessions.
+pub const ENVIRONMENT: Check = Check {
+    id: "ssh-user-environment",
+    title: "users cannot set variables that their sessions start with",
+    severity: Severity::Low,
+    depth: Depth::Deep,
+    references: &[(CIS, "5.1.21")],
+    judge: environment,
+};
+
+/// What OpenSSH itself has left out of its defaults: broken, or too weak by now.
+const WEAK: [(&str, &[&str]); 4] = [
+    (
+        "ciphers",
+        &[
+            "3des-cbc",
+            "aes128-cbc",
+            "aes192-cbc",
+            "aes256-cbc",
+            "arcfour",
+            "blowfish-cbc",
+            "cast128-cbc",
+            "rijndael-cbc",
+        ],
+    ),
+    ("macs", &["hmac-md5", "hmac-ripemd160", "hmac-sha1-96", "umac-32"]),
+    (
+        "kexalgorithms",
+        &["diffie-hellman-group1-sha1", "diffie-hellman-group14-sha1", "diffie-hellman-group-exchange-sha1"],
+    ),
+    ("hostkeyalgorithms", &["ssh-dss", "ssh-rsa"]),
+];
+
+const NONE: &str = "no sshd is installed";
+
+/// One finding for each account that `fault` is said of, or one that says that there is none.
+fn of_accounts(scene: &Scene<'_>, none: &str, fault: impl Fn(&Account) -> Option<Seen>) -> Result<Vec<Seen>> {
+    if scene.sshd()?.is_none() {
+        return Ok(vec![Seen::not_applicable(NONE)]);
+    }
+    let ways = scene.ways()?;
+    let mut seen: Vec<Seen> = ways.accounts.iter().filter_map(fault).collect();
+    // An account that is not looked at may be one.
+    seen.extend(ways.unknown.iter().map(|why| Seen::unknown(why.as_str())));
+    if seen.is_empty() {
+        seen.push(Seen::pass(none));
+    }
+    Ok(seen)
+}
+
+fn by(account: &Account, wanted: impl Fn(&Method) -> bool) -> Option<&Method> {
+    account.methods.iter().find(|method| wanted(method))
+}
+
+fn doubt(account: &Account) -> Seen {
+    Seen::unknown(account.because.join("; ")).about(account.name.as_str())
+}
+
+fn without_proof(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    of_accounts(scene, "every account needs a key or a password", |account| {
+        by(account, |method| *method == Method::Nothing)?;
+        let fix = format!("passwd -l {}", account.name);
+        let seen = Seen::by(against(account.ssh), "its password is empty, and sshd takes that");
+        Some(seen.about(account.name.as_str()).at(scene.place("permitemptypasswords")).fix(fix))
+    })
+}
+
+/// What holds of a check when this opens the door.
+const fn against(opens: Proven) -> Proven {
+    match opens {
+        Proven::Yes => Proven::No,
+        Proven::No => Proven::Yes,
+        Proven::Unknown => Proven::Unknown,
+    }
+}
+
+fn root(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    of_accounts(scene, "no way in for an account with uid 0", |account| {
+        let words = || account.methods.iter().map(Method::words).collect::<Vec<_>>().join(", ");
+        match account.ssh {
+            _ if account.uid != 0 => None,
+            Proven::No => None,
+            Proven::Unknown => Some(doubt(account)),
+            Proven::Yes if account.limited_to.is_some() => Some(
+                Seen::pass(format!(
+                    "gets in for one command only: {}",
+                    account.limited_to.as_deref().unwrap_or_default()
+                ))
+                .about(account.name.as_str()),
+            ),
+            Proven::Yes => Some(
+                Seen::fail(format!("gets in by {}", words()))
+                    .about(account.name.as_str())
+                    .at(scene.place("permitrootlogin"))
+                    .fix("keyward apply PLAYBOOK, with ssh: { permit_root_login: \"no\" }"),
+            ),
+        }
+    })
+}
+
+fn passwords(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    let is_password = |method: &Method| match method {
+        Method::Password | Method::KeyboardInteractive => true,
+        Method::Chain { chain } => !chain.contains("publickey") && !chain.contains("hostbased"),
+        Method::Keys { .. } | Method::KeysOfOthers { .. } | Method::Nothing => false,
+    };
+    of_accounts(scene, "no account gets in by a password", |account| {
+        let Some(method) = by(account, is_password) else {
+            return (account.ssh == Proven::Unknown).then(|| doubt(account));
+        };
+        let keyword =
+            if *method == Method::Password { "passwordauthentication" } else { "kbdinteractiveauthentication" };
+        Some(
+            Seen::by(against(account.ssh), format!("gets in by {}", method.words()))
+                .about(account.name.as_str())
+                .at(scene.place(keyword))
+                .fix("keyward apply PLAYBOOK, with ssh: { password_authentication: false }"),
+        )
+    })
+}
+
+fn other_daemon(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    let Some(sshd) = scene.sshd()? else { return Ok(vec![Seen::not_applicable(NONE)]) };
+    let own = sshd.ports();
+    let mut seen = Vec::new();
+    let (mut ports, mut hidden) = (Vec::new(), false);
+    for one in scene.listeners()?.iter().filter(|one| !one.address.is_loopback()) {
+        hidden |= one.programs.is_empty();
+        let is_server = one.programs.iter().any(|name| ["sshd", "dropbear", "sshd-session"].contains(&name.as_str()));
+        if is_server && !own.contains(&one.port) && !ports.contains(&one.port) {
+            ports.push(one.port);
+            let what = format!(
+                "{} listens on port {}, which the configuration does not name",
+                one.programs.join(", "),
+                one.port
+            );
+            let fix = format!("ss -tlnp sport = :{}", one.port);
+            seen.push(Seen::fail(what).about(format!("port {}", one.port)).fix(fix));
+        }
+    }
+    if seen.is_empty() && hidden {
+        return Ok(vec![Seen::unknown("the kernel does not show whose the listening sockets are")]);
+    }
+    let listed: Vec<String> = own.iter().map(u16::to_string).collect();
+    let served = scene.listeners()?.iter().any(|one| own.contains(&one.port) && serves_ssh(one));
+    if seen.is_empty() {
+        let state = if served { "listens" } else { "does not run, and would listen" };
+        seen.push(Seen::pass(format!("sshd {state} on port {} only", listed.join(", "))));
+    }
+    Ok(seen)
+}
+
+/// One finding by what sshd says of its configuration.
+fn by_word(scene: &Scene<'_>, keyword: &str, judge: impl Fn(&Effective) -> Seen) -> Result<Vec<Seen>> {
+    let Some(sshd) = scene.sshd()? else { return Ok(vec![Seen::not_applicable(NONE)]) };
+    Ok(vec![judge(&sshd).at(scene.place(keyword))])
+}
+
+fn algorithms(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    let Some(sshd) = scene.sshd()? else { return Ok(vec![Seen::not_applicable(NONE)]) };
+    let mut seen = Vec::new();
+    for (keyword, weak) in WEAK {
+        let Some(offered) = sshd.get(keyword) else {
+            seen.push(Seen::unknown(format!("sshd -T does not name its {keyword}")).about(keyword));
+            continue;
+        };
+        let is_weak = |name: &&str| {
+            weak.iter().any(|weak| {
+                name == weak
+                    || name.split('@').next() == Some(*weak)
+                    || *weak == "arcfour" && name.starts_with(weak)
+                    || name.strip_suffix("-etm@openssh.com") == Some(*weak)
+            })
+        };
+        let found: Vec<&str> = offered.split(',').filter(is_weak).collect();
+        if !found.is_empty() {
+            let fix = "keyward apply PLAYBOOK, with ssh: { modern_algorithms: true }";
+            seen.push(
+                Seen::fail(format!("offers {}", found.join(", "))).about(keyword).at(scene.place(keyword)).fix(fix),
+            );
+        }
+    }
+    if seen.is_empty() {
+        seen.push(Seen::pass("ciphers, MACs, key exchanges and host keys are of today"));
+    }
+    Ok(seen)
+}
+
+fn tries(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    by_word(scene, "maxauthtries", |sshd| match sshd.get("maxauthtries").and_then(|value| value.parse::<u32>().ok()) {
+        None => Seen::unknown("sshd -T does not name MaxAuthTries"),
+        Some(tries) if tries <= 4 => Seen::pass(format!("MaxAuthTries {tries}")),
+        Some(tries) => {
+            Seen::fail(format!("MaxAuthTries {tries}")).fix("keyward apply PLAYBOOK, with ssh: { max_auth_tries: 3 }")
+        }
+    })
+}
+
+/// A keyword that has to be off.
+fn off(scene: &Scene<'_>, keyword: &'static str, name: &str) -> Result<Vec<Seen>> {
+    let place = scene.place(keyword);
+    by_word(scene, keyword, |sshd| match sshd.get(keyword) {
+        None => Seen::unknown(format!("sshd -T does not name {name}")),
+        Some(value) if value.eq_ignore_ascii_case("no") => Seen::pass(format!("{name} no")),
+        Some(value) => Seen::fail(format!("{name} {value}")).fix(match place.rsplit_once(':') {
+            Some((file, line)) => {
+                format!("sed -i '{line}s/.*/{name} no/' {file} && /usr/sbin/sshd -t && systemctl reload ssh")
+            }
+            None => format!("write into /etc/ssh/sshd_config: {name} no"),
+        }),
+    })
+}
+
+fn host_based(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    off(scene, "hostbasedauthentication", "HostbasedAuthentication")
+}
+
+fn environment(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    off(scene, "permituserenvironment", "PermitUserEnvironment")
+}

@@ -1,0 +1,73 @@
+//! What sudo lets people do.
+
+use crate::access::hash_of;
+use crate::error::Result;
+use crate::facts::sudo_policy::SUDO;
+use crate::formats::accounts::Hash;
+use crate::judge::{CIS, Check, Depth, Scene, Seen};
+use crate::outcome::audit::Severity;
+use crate::outcome::ways::Sudo;
+
+/// Every rule is understood.
+pub const UNDERSTOOD: Check = Check {
+    id: "sudo-rules-known",
+    title: "it is known what sudo allows to whom",
+    severity: Severity::High,
+    depth: Depth::Deep,
+    references: &[],
+    judge: understood,
+};
+
+/// Who has a password is asked for it.
+pub const PASSWORD_ASKED: Check = Check {
+    id: "sudo-asks-for-password",
+    title: "sudo asks whoever has a password for it",
+    severity: Severity::Low,
+    depth: Depth::Deep,
+    references: &[(CIS, "5.2.4")],
+    judge: password_asked,
+};
+
+fn understood(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    if !scene.probe.has_program(SUDO) {
+        return Ok(vec![Seen::not_applicable("sudo is not installed")]);
+    }
+    let accounts = &scene.ways()?.accounts;
+    let doubtful = accounts.iter().filter(|account| account.sudo == Sudo::Unknown);
+    let seen: Vec<Seen> = doubtful
+        .map(|account| {
+            Seen::unknown("a rule of sudo was not understood, or its files cannot be read").about(account.name.as_str())
+        })
+        .collect();
+    let may = accounts
+        .iter()
+        .filter(|account| account.uid != 0 && matches!(account.sudo, Sudo::WithPassword | Sudo::WithoutPassword));
+    let names: Vec<&str> = may.map(|account| account.name.as_str()).collect();
+    let told = if names.is_empty() {
+        "sudo makes nobody root".to_owned()
+    } else {
+        format!("sudo makes root: {}", names.join(", "))
+    };
+    Ok(if seen.is_empty() { vec![Seen::pass(told)] } else { seen })
+}
+
+fn password_asked(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    if !scene.probe.has_program(SUDO) {
+        return Ok(vec![Seen::not_applicable("sudo is not installed")]);
+    }
+    let has_password = |name: &str| hash_of(scene.look.shadow(name).as_ref()) == Hash::Usable;
+    let accounts = &scene.ways()?.accounts;
+    let asks_not = |account: &&crate::outcome::ways::Account| {
+        account.uid != 0 && account.sudo == Sudo::WithoutPassword && has_password(&account.name)
+    };
+    let seen: Vec<Seen> = accounts
+        .iter()
+        .filter(asks_not)
+        .map(|account| {
+            Seen::fail("has a password, and sudo does not ask for it")
+                .about(account.name.as_str())
+                .fix("take NOPASSWD out of its rule with visudo, or lock its password: keyward apply PLAYBOOK")
+        })
+        .collect();
+    Ok(if seen.is_empty() { vec![Seen::pass("no account with a password is root without it")] } else { seen })
+}

@@ -1,0 +1,76 @@
+//! What the checks look at, read once.
+
+use std::rc::Rc;
+
+use crate::access::{Doors, Look, ways};
+use crate::error::{Failure, Result};
+use crate::facts::Facts;
+use crate::formats::sshd_effective::Effective;
+use crate::host::{Listener, Probe};
+use crate::outcome::ways::Ways;
+
+/// One look at a host.
+pub struct Scene<'a> {
+    /// Reads.
+    pub probe: &'a dyn Probe,
+    /// What kind of host it is.
+    pub facts: &'a Facts,
+    /// Account databases and sshd's files.
+    pub look: Look<'a>,
+    ways: Result<Ways>,
+    doors: Result<Doors>,
+    listeners: Result<Vec<Listener>>,
+}
+
+impl<'a> Scene<'a> {
+    /// Looks. What cannot be read is unknown to the checks that need it.
+    ///
+    /// # Errors
+    /// When the account databases or sshd's files cannot be read: nothing could be said then.
+    pub fn new(facts: &'a Facts, probe: &'a dyn Probe) -> Result<Self> {
+        let look = Look::new(facts, probe, None)?;
+        let (ways, doors) = (ways(facts, probe, None, &[]), Doors::new(&look));
+        Ok(Self { probe, facts, look, ways, doors, listeners: probe.listeners() })
+    }
+
+    /// Who can get in.
+    ///
+    /// # Errors
+    /// Why that cannot be told.
+    pub fn ways(&self) -> Result<&Ways> {
+        self.ways.as_ref().map_err(Clone::clone)
+    }
+
+    /// sshd's doors and the firewall of both families.
+    ///
+    /// # Errors
+    /// Why they cannot be told.
+    pub fn doors(&self) -> Result<&Doors> {
+        self.doors.as_ref().map_err(Clone::clone)
+    }
+
+    /// All TCP sockets that listen.
+    ///
+    /// # Errors
+    /// Why they cannot be told.
+    pub fn listeners(&self) -> Result<&[Listener]> {
+        self.listeners.as_deref().map_err(Clone::clone)
+    }
+
+    /// `file:line` of the first directive of a keyword of sshd; empty where the default holds.
+    pub fn place(&self, keyword: &str) -> String {
+        Some(self.look.place(keyword)).filter(|place| place.starts_with('/')).unwrap_or_default()
+    }
+
+    /// What sshd says of its configuration; `None` where none is installed.
+    ///
+    /// # Errors
+    /// Why it does not say.
+    pub fn sshd(&self) -> Result<Option<Rc<Effective>>> {
+        if !self.probe.has_program(crate::facts::SSHD) {
+            return Ok(None);
+        }
+        let said = self.look.everybody();
+        said.map(Some).map_err(|why| Failure::unknown("sshd -T", "does not say its configuration").why(why))
+    }
+}
