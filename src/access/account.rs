@@ -32,6 +32,8 @@ pub struct At {
     pub soon: Vec<String>,
     /// Good to know.
     pub remarks: Vec<String>,
+    /// Methods that could not be judged.
+    pub doubts: Vec<String>,
 }
 
 /// Days before an end at which it is told.
@@ -96,6 +98,7 @@ pub fn at(look: &Look<'_>, pam: &Pam, account: &PasswdEntry, place: &Place) -> R
     let (passwords, doubt) = by_password(look, pam, account, &effective, root, &mut at)?;
     chains(look, &effective, keys, passwords, &mut at);
     if let Some(why) = doubt {
+        at.doubts.push(format!("its password cannot be judged: {why}"));
         // A key that would do alone makes a doubt about passwords no matter.
         if at.methods.is_empty() {
             at.unknown.push(why);
@@ -319,7 +322,9 @@ fn by_password(
     }
     for keyword in ["gssapiauthentication", "hostbasedauthentication"] {
         if on(keyword) {
-            at.remarks.push(format!("{}: {keyword} yes is not judged", look.place(keyword)));
+            let doubt = format!("{}: {keyword} yes is not judged", look.place(keyword));
+            at.remarks.push(doubt.clone());
+            at.doubts.push(doubt);
         }
     }
     Ok((methods, doubt))

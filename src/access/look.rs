@@ -133,7 +133,7 @@ impl<'a> Look<'a> {
     pub fn effective(&self, name: &str, from: IpAddr) -> Said {
         let conditional = |(_, directive): (String, &Directive)| match directive.keyword.as_str() {
             "match" => true,
-            "include" => directive.args != ["/etc/ssh/sshd_config.d/*.conf"],
+            "include" => !is_read(directive),
             _ => false,
         };
         let who = self.directives().any(conditional).then(|| (name.to_owned(), from));
@@ -151,7 +151,7 @@ impl<'a> Look<'a> {
                 let word = arg.split('=').next().unwrap_or_default();
                 word.eq_ignore_ascii_case("group") || word.eq_ignore_ascii_case("invalid-user")
             }),
-            "include" => directive.args != ["/etc/ssh/sshd_config.d/*.conf"],
+            "include" => !is_read(directive),
             _ => false,
         })
     }
@@ -194,9 +194,17 @@ impl<'a> Look<'a> {
 }
 
 /// sshd's usual files: the main one and the drop-ins that Debian includes.
+/// keyward's own, where it has to stand before all others.
+const OWN: &str = "/etc/ssh/keyward.conf";
+
+/// True for an Include of files that are read here.
+pub fn is_read(include: &Directive) -> bool {
+    include.args.iter().all(|arg| arg == OWN || arg.starts_with("/etc/ssh/sshd_config.d/"))
+}
+
 fn config(probe: &dyn Probe) -> Result<Vec<(AbsPath, ConfigText)>> {
     let drop_ins = AbsPath::fixed("/etc/ssh/sshd_config.d");
-    let mut files: Vec<AbsPath> = Vec::new();
+    let mut files: Vec<AbsPath> = vec![AbsPath::fixed(OWN)];
     for name in probe.list(&drop_ins, &Actor::Root)?.unwrap_or_default() {
         files.extend(drop_ins.join(&name).ok().filter(|_| name.ends_with(".conf")));
     }

@@ -162,6 +162,17 @@ fn one(
     // The place that tells most: where it gets in, else everywhere.
     let best = seen.iter().position(|(_, held, ..)| *held == ssh).unwrap_or(0);
     let more = elsewhere(&seen, best);
+    let open = || seen.iter().filter(|(_, held, ..)| *held != Proven::No);
+    let mut others: Vec<Method> = Vec::new();
+    for method in open().flat_map(|(_, _, said, _)| &said.methods) {
+        let told = seen.get(best).is_some_and(|(_, _, said, _)| said.methods.contains(method));
+        if !told && !others.contains(method) {
+            others.push(method.clone());
+        }
+    }
+    let mut doubts: Vec<String> = open().flat_map(|(_, _, said, _)| said.doubts.iter().cloned()).collect();
+    doubts.sort();
+    doubts.dedup();
     let Some((_, _, said, door)) = seen.into_iter().nth(best) else { return Ok(None) };
     let mut because: Vec<String> = Vec::new();
     if ssh != Proven::Yes {
@@ -187,6 +198,8 @@ fn one(
         because,
         from,
         methods: said.methods,
+        others,
+        doubts,
         limited_to: said.limited_to,
         sudo: may.sudo,
         root,

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::access::{Doors, Look, ways};
+use crate::access::{Doors, Look, is_read, ways};
 use crate::error::{Failure, Result};
 use crate::facts::Facts;
 use crate::formats::sshd_effective::Effective;
@@ -60,6 +60,32 @@ impl<'a> Scene<'a> {
     /// `file:line` of the first directive of a keyword of sshd; empty where the default holds.
     pub fn place(&self, keyword: &str) -> String {
         Some(self.look.place(keyword)).filter(|place| place.starts_with('/')).unwrap_or_default()
+    }
+
+    /// Where a condition of sshd asks for what is not asked about: the port and address that a client came to.
+    pub fn by_socket(&self) -> Option<String> {
+        let mut conditions =
+            self.look.directives().filter(|(_, directive)| directive.keyword.eq_ignore_ascii_case("match"));
+        let asks = |word: &String| {
+            ["localport", "localaddress", "rdomain"].iter().any(|name| word.to_ascii_lowercase().starts_with(name))
+        };
+        let (place, _) = conditions.find(|(_, directive)| directive.args.iter().any(asks))?;
+        Some(format!("{place}: a Match on the port or address that a client came to is not judged"))
+    }
+
+    /// Where a keyword of sshd is set for some only: below a Match, or in a file that is read from elsewhere.
+    pub fn in_a_condition(&self, keyword: &str) -> Option<String> {
+        let mut below = None;
+        for (place, directive) in self.look.directives() {
+            let file = place.rsplit_once(':').map(|(file, _)| file.to_owned()).unwrap_or_default();
+            match directive.keyword.to_ascii_lowercase().as_str() {
+                "match" => below = Some(file),
+                "include" if !is_read(directive) => return Some(place),
+                name if name.eq_ignore_ascii_case(keyword) && below == Some(file) => return Some(place),
+                _ => {}
+            }
+        }
+        None
     }
 
     /// What sshd says of its configuration; `None` where none is installed.

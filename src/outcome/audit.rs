@@ -177,7 +177,7 @@ impl Score {
         };
         let (passed, all) = (weight(true), weight(false));
         // Where nothing could be judged, nothing has passed.
-        let points = (passed * 100).checked_div(all).unwrap_or(0);
+        let points = passed.saturating_mul(100).checked_div(all).unwrap_or(0);
         let open = checks.iter().filter(|(.., ruling)| *ruling != Ruling::Pass).map(|(_, severity, _)| *severity).max();
         let grade = match points {
             95.. if open < Some(Severity::High) => Grade::A,

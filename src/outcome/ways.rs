@@ -57,6 +57,12 @@ pub struct Account {
     pub from: Places,
     /// What opens the door.
     pub methods: Vec<Method>,
+    /// What opens it, or may, at some other places only.
+    #[serde(default)]
+    pub others: Vec<Method>,
+    /// Methods of which it could not be told whether they open it, and why.
+    #[serde(default)]
+    pub doubts: Vec<String>,
     /// All that a session may do, when it is not a shell: a forced command.
     pub limited_to: Option<String>,
     /// What sudo allows.

@@ -225,6 +225,8 @@ mod tests {
             because: vec!["its shell is /bin/false\u{1b}[2J".into()],
             from: Places { everywhere: Proven::Yes, ..Places::default() },
             methods: vec![Method::Keys { count: 2, kinds: vec!["ed25519".into(), "rsa".into()] }],
+            others: Vec::new(),
+            doubts: Vec::new(),
             limited_to: None,
             sudo: Sudo::WithoutPassword,
             root: Proven::Yes,

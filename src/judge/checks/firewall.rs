@@ -1,11 +1,14 @@
 //! What the kernel's rules let in, of both families.
 
+use crate::access::Doors;
 use crate::error::Result;
+use crate::facts::Init;
+use crate::formats::ufw::setting;
 use crate::host::{Actor, Listener};
 use crate::judge::{CIS, Check, Depth, Scene, Seen};
 use crate::outcome::Proven;
 use crate::outcome::audit::Severity;
-use crate::types::AbsPath;
+use crate::types::{AbsPath, Proto};
 
 /// What no rule names is kept out.
 pub const DEFAULT_DENY: Check = Check {
@@ -36,13 +39,13 @@ fn default_deny(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     let Some(port) = PROBES.into_iter().find(|port| !doors.names_port(*port)) else {
         return Ok(vec![Seen::unknown("every port that is tried is named by a rule")]);
     };
-    let (after, why) = after_reboot(scene)?;
     let mut seen = Vec::new();
     for (family, is_v6) in [("IPv4", false), ("IPv6", true)] {
-        let (open, doubt) = doors.to_strangers("tcp", port, is_v6);
+        let (after, why) = after_reboot(scene)?;
+        let (open, doubt) = default(doors, port, is_v6);
         seen.push(
             match open {
-                Proven::No => Seen::pass("the kernel drops what no rule names").after_reboot(after, why),
+                Proven::No => Seen::pass("the kernel drops what no rule names").after_reboot(after, why).fix(FIX),
                 Proven::Yes => Seen::fail("the kernel lets in what no rule names").fix(FIX),
                 Proven::Unknown => Seen::unknown(doubt),
             }
@@ -52,46 +55,72 @@ fn default_deny(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     Ok(seen)
 }
 
-/// Whether ufw will load its rules at the next boot.
+/// Whether a stranger gets through to a port that no rule names, by TCP or UDP: the worse counts.
+fn default(doors: &Doors, port: u16, is_v6: bool) -> (Proven, String) {
+    let (tcp, udp) = (doors.to_strangers("tcp", port, is_v6), doors.to_strangers("udp", port, is_v6));
+    if tcp.0 == Proven::Yes || udp.0 == Proven::No { tcp } else { udp }
+}
+
+/// Whether ufw will load a firewall that keeps out at the next boot. With IPV6=no it drops all of IPv6.
 fn after_reboot(scene: &Scene<'_>) -> Result<(Proven, &'static str)> {
-    let bytes = scene.probe.read(&AbsPath::fixed("/etc/ufw/ufw.conf"), &Actor::Root)?.unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let enabled =
-        text.lines().rev().find_map(|line| line.trim().strip_prefix("ENABLED=")).map(|value| value.trim_matches('"'));
-    if enabled.is_some_and(|value| value.eq_ignore_ascii_case("yes")) {
-        return Ok((Proven::Yes, ""));
+    let read = |path: &'static str| scene.look.text(path);
+    let (conf, defaults) = (read("/etc/ufw/ufw.conf")?, read("/etc/default/ufw")?);
+    let is = |text: &str, key: &str, wanted: &[&str]| {
+        setting(text, key).is_some_and(|value| wanted.iter().any(|word| value.eq_ignore_ascii_case(word)))
+    };
+    if !is(&conf, "ENABLED", &["yes"]) {
+        return Ok((
+            Proven::Unknown,
+            "ufw is off in /etc/ufw/ufw.conf, and who else will load these rules is not known",
+        ));
     }
-    Ok((
-        Proven::Unknown,
-        "the rules are there now; ufw is off in /etc/ufw/ufw.conf, and keyward does not know who will load them",
-    ))
+    if !is(&defaults, "DEFAULT_INPUT_POLICY", &["DROP", "REJECT"]) {
+        return Ok((Proven::No, "DEFAULT_INPUT_POLICY of /etc/default/ufw lets in what no rule names"));
+    }
+    let started = AbsPath::fixed("/etc/systemd/system/multi-user.target.wants/ufw.service");
+    if scene.facts.init == Init::Systemd && scene.probe.meta(&started, &Actor::Root)?.is_none() {
+        return Ok((Proven::No, "systemd does not start ufw: systemctl enable ufw"));
+    }
+    Ok((Proven::Yes, ""))
 }
 
 fn open_ports(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     let doors = scene.doors()?;
+    let Some(unnamed) = PROBES.into_iter().find(|port| !doors.names_port(*port)) else {
+        return Ok(vec![Seen::unknown("every port that is tried is named by a rule")]);
+    };
     let ssh = doors.ports.iter().map(|port| port.number).collect::<Vec<_>>();
-    let outward = |one: &&Listener| !one.address.is_loopback() && !ssh.contains(&one.port);
-    let mut told: Vec<(u16, bool)> = Vec::new();
+    let outward = |one: &&Listener| !(one.address.is_loopback() || one.proto == Proto::Tcp && ssh.contains(&one.port));
+    let datagrams = scene.probe.datagram_sockets()?;
+    let mut told: Vec<(Proto, u16, bool)> = Vec::new();
     let mut seen = Vec::new();
-    for one in scene.listeners()?.iter().filter(outward) {
-        let is_v6 = one.address.is_ipv6();
-        if told.contains(&(one.port, is_v6)) {
-            continue;
-        }
-        told.push((one.port, is_v6));
-        let owner = if one.programs.is_empty() { "somebody".to_owned() } else { one.programs.join(", ") };
-        let about = format!("port {}, {}", one.port, if is_v6 { "IPv6" } else { "IPv4" });
-        let (open, doubt) = doors.to_strangers("tcp", one.port, is_v6);
-        seen.push(match open {
-            Proven::No => continue,
-            Proven::Unknown => Seen::unknown(doubt).about(about),
-            Proven::Yes if doors.names_port(one.port) => {
-                Seen::pass(format!("{owner} is let in by a rule")).about(about)
+    for one in scene.listeners()?.iter().chain(&datagrams).filter(outward) {
+        // A socket of all IPv6 addresses takes IPv4 too, unless it says otherwise, which the kernel does not show.
+        let families = if one.address.is_ipv4() {
+            vec![false]
+        } else if one.address.is_unspecified() {
+            vec![true, false]
+        } else {
+            vec![true]
+        };
+        for is_v6 in families {
+            if told.contains(&(one.proto, one.port, is_v6)) {
+                continue;
             }
-            Proven::Yes => Seen::fail(format!("{owner} can be reached from everywhere, and no rule names it"))
-                .about(about)
-                .fix(FIX),
-        });
+            told.push((one.proto, one.port, is_v6));
+            let owner = if one.programs.is_empty() { "somebody".to_owned() } else { one.programs.join(", ") };
+            let about = format!("port {}/{}, {}", one.port, one.proto.as_str(), if is_v6 { "IPv6" } else { "IPv4" });
+            let (open, doubt) = doors.to_strangers(one.proto.as_str(), one.port, is_v6);
+            let by_rule = doors.to_strangers(one.proto.as_str(), unnamed, is_v6).0 == Proven::No;
+            seen.push(match open {
+                Proven::No => continue,
+                Proven::Unknown => Seen::unknown(doubt).about(about),
+                Proven::Yes if by_rule => Seen::pass(format!("{owner} is let in by a rule")).about(about),
+                Proven::Yes => Seen::fail(format!("{owner} can be reached from everywhere, and no rule lets it in"))
+                    .about(about)
+                    .fix(FIX),
+            });
+        }
     }
     Ok(if seen.is_empty() { vec![Seen::pass("nothing but sshd can be reached from everywhere")] } else { seen })
 }

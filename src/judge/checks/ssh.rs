@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::facts::serves_ssh;
 use crate::formats::sshd_effective::Effective;
+use crate::host::Listener;
 use crate::judge::{CIS, Check, Depth, Scene, Seen};
 use crate::outcome::Proven;
 use crate::outcome::audit::Severity;
@@ -103,45 +104,52 @@ const WEAK: [(&str, &[&str]); 4] = [
             "rijndael-cbc",
         ],
     ),
-    ("macs", &["hmac-md5", "hmac-ripemd160", "hmac-sha1-96", "umac-32"]),
+    ("macs", &["hmac-md5", "hmac-md5-96", "hmac-ripemd160", "hmac-sha1-96", "umac-32"]),
     (
         "kexalgorithms",
         &["diffie-hellman-group1-sha1", "diffie-hellman-group14-sha1", "diffie-hellman-group-exchange-sha1"],
     ),
-    ("hostkeyalgorithms", &["ssh-dss", "ssh-rsa"]),
+    ("hostkeyalgorithms", &["ssh-dss", "ssh-rsa", "ssh-dss-cert-v01", "ssh-rsa-cert-v01"]),
 ];
 
 const NONE: &str = "no sshd is installed";
 
 /// One finding for each account that `fault` is said of, or one that says that there is none.
-fn of_accounts(scene: &Scene<'_>, none: &str, fault: impl Fn(&Account) -> Option<Seen>) -> Result<Vec<Seen>> {
+fn of_accounts(scene: &Scene<'_>, none: &str, fault: impl Fn(&Account) -> Vec<Seen>) -> Result<Vec<Seen>> {
     if scene.sshd()?.is_none() {
         return Ok(vec![Seen::not_applicable(NONE)]);
     }
     let ways = scene.ways()?;
-    let mut seen: Vec<Seen> = ways.accounts.iter().filter_map(fault).collect();
-    // An account that is not looked at may be one.
+    let mut seen: Vec<Seen> = ways.accounts.iter().flat_map(fault).collect();
+    // An account that is not looked at may be one, and so may one on a port that is not asked about.
     seen.extend(ways.unknown.iter().map(|why| Seen::unknown(why.as_str())));
+    seen.extend(scene.by_socket().map(Seen::unknown));
     if seen.is_empty() {
         seen.push(Seen::pass(none));
     }
     Ok(seen)
 }
 
+/// From wherever it opens.
 fn by(account: &Account, wanted: impl Fn(&Method) -> bool) -> Option<&Method> {
-    account.methods.iter().find(|method| wanted(method))
+    account.methods.iter().chain(&account.others).find(|method| wanted(method))
 }
 
-fn doubt(account: &Account) -> Seen {
-    Seen::unknown(account.because.join("; ")).about(account.name.as_str())
+/// What could not be told of an account, which may be what is looked for.
+fn doubts(account: &Account) -> Vec<Seen> {
+    let whole = (account.ssh == Proven::Unknown).then(|| account.because.join("; "));
+    let all = whole.into_iter().chain(account.doubts.iter().cloned());
+    all.map(|why| Seen::unknown(why).about(account.name.as_str())).collect()
 }
 
 fn without_proof(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     of_accounts(scene, "every account needs a key or a password", |account| {
-        by(account, |method| *method == Method::Nothing)?;
+        if by(account, |method| *method == Method::Nothing).is_none() {
+            return doubts(account);
+        }
         let fix = format!("passwd -l {}", account.name);
         let seen = Seen::by(against(account.ssh), "its password is empty, and sshd takes that");
-        Some(seen.about(account.name.as_str()).at(scene.place("permitemptypasswords")).fix(fix))
+        vec![seen.about(account.name.as_str()).at(scene.place("permitemptypasswords")).fix(fix)]
     })
 }
 
@@ -156,24 +164,22 @@ const fn against(opens: Proven) -> Proven {
 
 fn root(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     of_accounts(scene, "no way in for an account with uid 0", |account| {
-        let words = || account.methods.iter().map(Method::words).collect::<Vec<_>>().join(", ");
-        match account.ssh {
-            _ if account.uid != 0 => None,
-            Proven::No => None,
-            Proven::Unknown => Some(doubt(account)),
-            Proven::Yes if account.limited_to.is_some() => Some(
-                Seen::pass(format!(
-                    "gets in for one command only: {}",
-                    account.limited_to.as_deref().unwrap_or_default()
-                ))
-                .about(account.name.as_str()),
-            ),
-            Proven::Yes => Some(
+        let words = || account.methods.iter().chain(&account.others).map(Method::words).collect::<Vec<_>>().join(", ");
+        let only_keys = || by(account, |method| !matches!(method, Method::Keys { .. })).is_none();
+        match (account.ssh, &account.limited_to) {
+            _ if account.uid != 0 => Vec::new(),
+            (Proven::No, _) => Vec::new(),
+            (Proven::Unknown, _) => doubts(account),
+            // What the command lets it do nobody has looked at.
+            (Proven::Yes, Some(limit)) if only_keys() => {
+                vec![Seen::unknown(format!("gets in, limited to: {limit}")).about(account.name.as_str())]
+            }
+            (Proven::Yes, _) => vec![
                 Seen::fail(format!("gets in by {}", words()))
                     .about(account.name.as_str())
                     .at(scene.place("permitrootlogin"))
                     .fix("keyward apply PLAYBOOK, with ssh: { permit_root_login: \"no\" }"),
-            ),
+            ],
         }
     })
 }
@@ -185,17 +191,15 @@ fn passwords(scene: &Scene<'_>) -> Result<Vec<Seen>> {
         Method::Keys { .. } | Method::KeysOfOthers { .. } | Method::Nothing => false,
     };
     of_accounts(scene, "no account gets in by a password", |account| {
-        let Some(method) = by(account, is_password) else {
-            return (account.ssh == Proven::Unknown).then(|| doubt(account));
-        };
+        let Some(method) = by(account, is_password) else { return doubts(account) };
         let keyword =
             if *method == Method::Password { "passwordauthentication" } else { "kbdinteractiveauthentication" };
-        Some(
+        vec![
             Seen::by(against(account.ssh), format!("gets in by {}", method.words()))
                 .about(account.name.as_str())
                 .at(scene.place(keyword))
                 .fix("keyward apply PLAYBOOK, with ssh: { password_authentication: false }"),
-        )
+        ]
     })
 }
 
@@ -218,6 +222,16 @@ fn other_daemon(scene: &Scene<'_>) -> Result<Vec<Seen>> {
             seen.push(Seen::fail(what).about(format!("port {}", one.port)).fix(fix));
         }
     }
+    let by_init = |one: &&Listener| {
+        let names = ["systemd", "init", "inetd", "xinetd"];
+        !one.address.is_loopback()
+            && !own.contains(&one.port)
+            && one.programs.iter().any(|name| names.contains(&name.as_str()))
+    };
+    if let Some(one) = scene.listeners()?.iter().find(by_init).filter(|_| seen.is_empty()) {
+        let why = format!("{} listens on port {} for somebody else", one.programs.join(", "), one.port);
+        return Ok(vec![Seen::unknown(why).about(format!("port {}", one.port))]);
+    }
     if seen.is_empty() && hidden {
         return Ok(vec![Seen::unknown("the kernel does not show whose the listening sockets are")]);
     }
@@ -233,6 +247,9 @@ fn other_daemon(scene: &Scene<'_>) -> Result<Vec<Seen>> {
 /// One finding by what sshd says of its configuration.
 fn by_word(scene: &Scene<'_>, keyword: &str, judge: impl Fn(&Effective) -> Seen) -> Result<Vec<Seen>> {
     let Some(sshd) = scene.sshd()? else { return Ok(vec![Seen::not_applicable(NONE)]) };
+    if let Some(place) = scene.in_a_condition(keyword) {
+        return Ok(vec![Seen::unknown(format!("{place} sets it for some only, which is not judged"))]);
+    }
     Ok(vec![judge(&sshd).at(scene.place(keyword))])
 }
 

@@ -44,9 +44,9 @@ fn understood(scene: &Scene<'_>) -> Result<Vec<Seen>> {
         .filter(|account| account.uid != 0 && matches!(account.sudo, Sudo::WithPassword | Sudo::WithoutPassword));
     let names: Vec<&str> = may.map(|account| account.name.as_str()).collect();
     let told = if names.is_empty() {
-        "sudo makes nobody root".to_owned()
+        "sudo gives nobody everything".to_owned()
     } else {
-        format!("sudo makes root: {}", names.join(", "))
+        format!("sudo gives everything to {}", names.join(", "))
     };
     Ok(if seen.is_empty() { vec![Seen::pass(told)] } else { seen })
 }
@@ -69,5 +69,19 @@ fn password_asked(scene: &Scene<'_>) -> Result<Vec<Seen>> {
                 .fix("take NOPASSWD out of its rule with visudo, or lock its password: keyward apply PLAYBOOK")
         })
         .collect();
-    Ok(if seen.is_empty() { vec![Seen::pass("no account with a password is root without it")] } else { seen })
+    let mut seen = seen;
+    let has = |account: &&crate::outcome::ways::Account| account.uid != 0 && has_password(&account.name);
+    for account in accounts.iter().filter(has) {
+        let why = match account.sudo {
+            Sudo::Unknown => "a rule of sudo was not understood, or its files cannot be read",
+            Sudo::Some => "sudo gives it some commands; whether it asks for those, and what they allow, is not judged",
+            Sudo::Nothing | Sudo::WithPassword | Sudo::WithoutPassword => continue,
+        };
+        seen.push(Seen::unknown(why).about(account.name.as_str()));
+    }
+    Ok(if seen.is_empty() {
+        vec![Seen::pass("no account with a password is given everything without it")]
+    } else {
+        seen
+    })
 }
