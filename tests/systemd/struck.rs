@@ -30,7 +30,7 @@ fn strike(pending: &mut Pending, blow: Blow, after: usize) {
     let machine = &pending.machine;
     // The shell that watches is as near to the change as can be.
     let blow_words = match blow {
-        Blow::Kill => "pkill -KILL -x keyward",
+        Blow::Kill => "pkill -KILL -x keyward; touch /tmp/now",
         Blow::Power => "touch /tmp/now",
     };
     let watch = format!(
@@ -45,8 +45,9 @@ fn strike(pending: &mut Pending, blow: Blow, after: usize) {
         let (request, key) = (machine.line(2222), machine.key.clone());
         std::thread::spawn(move || Machine::confirm(request, &key));
     }
+    // A run that has not begun yet looks like one that is over.
+    pending.until(&what, || machine.sh("test -e /tmp/now").code == 0);
     if blow == Blow::Power {
-        pending.until(&what, || machine.sh("test -e /tmp/now").code == 0);
         docker(&["kill", &machine.name], b"").ok();
         docker(&["start", &machine.name], b"").ok();
         pending.machine.settle().unwrap();
