@@ -151,6 +151,11 @@ pub const AGENTS: &str = "/var/lib/keyward-agent";
 /// How a controller has sudo ask: nothing else on standard error, or among the arguments of a process, looks like it.
 pub const SUDO_PROMPT: &str = "keyward-password:";
 
+/// sshd's own configuration file.
+pub const SSHD_CONFIG: &str = "/etc/ssh/sshd_config";
+/// keyward's part of it where it has to stand before all others: included by its first line.
+pub const SSHD_TOP: &str = "/etc/ssh/keyward.conf";
+
 /// Where sshd writes its pid.
 pub const SSHD_PID: &str = "/run/sshd.pid";
 

@@ -106,6 +106,9 @@ pub fn at(look: &Look<'_>, pam: &Pam, account: &PasswdEntry, place: &Place) -> R
             at.remarks.push(format!("its password cannot be judged: {why}"));
         }
     }
+    if at.methods.is_empty() && at.no.is_empty() && at.unknown.is_empty() && !at.doubts.is_empty() {
+        at.unknown.clone_from(&at.doubts);
+    }
     if at.methods.is_empty() && at.no.is_empty() && at.unknown.is_empty() {
         let why = std::mem::take(&mut at.remarks);
         at.no = if why.is_empty() { vec![nothing(look, account, &effective, root)] } else { why };
@@ -307,7 +310,7 @@ fn by_password(
     let asked =
         [(on("passwordauthentication"), Method::Password), (questions && on("usepam"), Method::KeyboardInteractive)];
     if root.eq_ignore_ascii_case("yes") {
-        for (_, method) in asked.into_iter().filter(|(on, _)| *on) {
+        for (_, method) in asked.clone().into_iter().filter(|(on, _)| *on) {
             match hash {
                 Hash::Usable => methods.push(method),
                 Hash::Empty if on("permitemptypasswords") => methods.push(Method::Nothing),
@@ -316,6 +319,10 @@ fn by_password(
         }
     }
     methods.dedup();
+    let asks = root.eq_ignore_ascii_case("yes") && on("usepam") && asked.iter().any(|(on, _)| *on);
+    if let Some(module) = pam.another().filter(|_| asks && methods.is_empty()) {
+        at.doubts.push(format!("{module} asks too, and may take what is not in /etc/shadow"));
+    }
     let doubt = if methods.is_empty() || !on("usepam") { None } else { pam.password(look, &account.name)? };
     if doubt.is_some() {
         methods.clear();

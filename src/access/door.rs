@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::change::Promise;
 use crate::error::Result;
 use crate::facts::{SshdMode, socket_ports};
-use crate::formats::netfilter::walk::{Fate, Packet, incoming};
+use crate::formats::netfilter::walk::{Fate, Packet, incoming, names_port};
 use crate::formats::netfilter::{Ruleset, Table, foreign_chains, terms};
 use crate::formats::tcp_wrappers;
 use crate::host::{Command, Listener};
@@ -108,9 +108,7 @@ impl Doors {
             },
         }
     }
-}
 
-impl Doors {
     /// Whether the firewall of a family lets a stranger's first packet through to a port, and the reason where that cannot
     /// be told.
     pub fn to_strangers(&self, proto: &'static str, port: u16, is_v6: bool) -> (Proven, String) {
@@ -124,17 +122,9 @@ impl Doors {
         }
     }
 
-    /// True when a rule of the filter table names this port.
+    /// True when a rule of either family names this port.
     pub fn names_port(&self, port: u16) -> bool {
-        let number = port.to_string();
-        let names = |term: &crate::formats::netfilter::Term| {
-            term.name.contains("dport") && term.value.split([',', ':']).any(|part| part == number)
-        };
-        let tables = [&self.v4, &self.v6].into_iter().flatten();
-        tables
-            .flat_map(|table| table.chains.values())
-            .flat_map(|chain| &chain.rules)
-            .any(|rule| terms(rule).iter().any(names))
+        [&self.v4, &self.v6].into_iter().flatten().any(|table| names_port(table, port))
     }
 }
 

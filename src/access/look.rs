@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::error::{Failure, Result};
-use crate::facts::{Facts, ask_sshd};
+use crate::facts::{Facts, SSHD_CONFIG, SSHD_TOP, ask_sshd};
 use crate::formats::accounts::{GroupEntry, PasswdEntry, Records, ShadowEntry};
 use crate::formats::sshd_config::{ConfigText, Directive};
 use crate::formats::sshd_effective::Effective;
@@ -39,6 +39,9 @@ pub struct Look<'a> {
 
 /// The directives of sshd's files, each with its file and line.
 pub type Placed<'a> = (String, &'a Directive);
+
+/// Where Debian's sshd looks for more of its configuration.
+pub const DROP_INS: &str = "/etc/ssh/sshd_config.d";
 
 /// More questions than this are not asked; the rest is unknown.
 const QUESTIONS: usize = 400;
@@ -118,6 +121,11 @@ impl<'a> Look<'a> {
         })
     }
 
+    /// The files that [`Look::directives`] are of.
+    pub fn files(&self) -> impl Iterator<Item = &AbsPath> {
+        self.config.iter().map(|(path, _)| path)
+    }
+
     /// `file:line` of the first directive of a keyword, else its name.
     pub fn place(&self, keyword: &str) -> String {
         let found = self.directives().find(|(_, directive)| directive.keyword.eq_ignore_ascii_case(keyword));
@@ -193,27 +201,31 @@ impl<'a> Look<'a> {
     }
 }
 
-/// sshd's usual files: the main one and the drop-ins that Debian includes.
-/// keyward's own, where it has to stand before all others.
-const OWN: &str = "/etc/ssh/keyward.conf";
-
 /// True for an Include of files that are read here.
 pub fn is_read(include: &Directive) -> bool {
-    include.args.iter().all(|arg| arg == OWN || arg.starts_with("/etc/ssh/sshd_config.d/"))
+    include.args.iter().all(|arg| arg == SSHD_TOP || arg == "/etc/ssh/sshd_config.d/*.conf")
 }
 
+/// sshd's usual files: the main one, and before it the drop-ins that Debian includes, and keyward's own where that is included.
 fn config(probe: &dyn Probe) -> Result<Vec<(AbsPath, ConfigText)>> {
-    let drop_ins = AbsPath::fixed("/etc/ssh/sshd_config.d");
-    let mut files: Vec<AbsPath> = vec![AbsPath::fixed(OWN)];
-    for name in probe.list(&drop_ins, &Actor::Root)?.unwrap_or_default() {
-        files.extend(drop_ins.join(&name).ok().filter(|_| name.ends_with(".conf")));
-    }
-    files.push(AbsPath::fixed("/etc/ssh/sshd_config"));
+    let parsed = |path: AbsPath| -> Result<Option<(AbsPath, ConfigText)>> {
+        Ok(probe.read(&path, &Actor::Root)?.map(|bytes| (path, ConfigText::parse(&bytes))))
+    };
+    let main = parsed(AbsPath::fixed(SSHD_CONFIG))?;
+    let has_own = |(_, text): &(AbsPath, ConfigText)| {
+        text.directives()
+            .any(|(_, one)| one.keyword.eq_ignore_ascii_case("include") && one.args.iter().any(|arg| arg == SSHD_TOP))
+    };
     let mut texts = Vec::new();
-    for path in files {
-        if let Some(bytes) = probe.read(&path, &Actor::Root)? {
-            texts.push((path, ConfigText::parse(&bytes)));
+    if main.as_ref().is_some_and(has_own) {
+        texts.extend(parsed(AbsPath::fixed(SSHD_TOP))?);
+    }
+    let drop_ins = AbsPath::fixed(DROP_INS);
+    for name in probe.list(&drop_ins, &Actor::Root)?.unwrap_or_default() {
+        if let Some(path) = drop_ins.join(&name).ok().filter(|_| name.ends_with(".conf")) {
+            texts.extend(parsed(path)?);
         }
     }
+    texts.extend(main);
     Ok(texts)
 }

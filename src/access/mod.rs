@@ -17,5 +17,5 @@ pub use account::{hash as hash_of, is_closed};
 pub use after::After;
 pub use check::{ABOUT, Present, Restored, WaysIn};
 pub use door::Doors;
-pub use look::{Look, is_read};
+pub use look::{DROP_INS, Look, is_read};
 pub use model::ways;

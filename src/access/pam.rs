@@ -162,15 +162,21 @@ impl Pam {
         }
     }
 
+    /// A module that asks at sshd besides those that are known here.
+    pub fn another(&self) -> Option<String> {
+        let asks = |rule: &&Rule| rule.kind == "auth" && !AUTH.contains(&rule.module.as_str());
+        self.sshd.iter().find(asks).map(|rule| format!("{}: {}", rule.place, rule.module))
+    }
+
     /// What stands against a password at sshd beyond its being right: other modules that ask, and a count of failures.
     ///
     /// # Errors
     /// When the tally cannot be looked at.
     pub fn password(&self, look: &Look<'_>, name: &str) -> Result<Option<String>> {
+        if let Some(module) = self.another() {
+            return Ok(Some(format!("{module} asks too")));
+        }
         for rule in self.sshd.iter().filter(|rule| rule.kind == "auth") {
-            if !AUTH.contains(&rule.module.as_str()) {
-                return Ok(Some(format!("{}: {} asks too", rule.place, rule.module)));
-            }
             if rule.module == "pam_faillock"
                 && let Ok(path) = AbsPath::parse(&format!("/run/faillock/{name}"))
                 && look.probe.meta(&path, &Actor::Root)?.is_some_and(|meta| meta.size >= DENY * TALLY)

@@ -1,5 +1,6 @@
 //! `keyward audit [PLAYBOOK]`: is this host, in effect, what the checks and the playbook say? Changes nothing.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -182,7 +183,8 @@ fn bear(findings: &mut [Finding], waivers: &[Waiver], today: Day) {
     }
 }
 
-fn exit(audit: &Audit, args: &AuditArgs) -> Exit {
+/// How an audit ends by what was asked for.
+pub fn exit(audit: &Audit, args: &AuditArgs) -> Exit {
     if args.fail_under.is_some_and(|grade| audit.score.grade < grade) {
         return Exit::Differs;
     }
@@ -205,28 +207,40 @@ fn next(audit: &Audit, exit: Exit) -> String {
     if exit == Exit::Differs && playbook { format!("keyward plan {}", quoted(&audit.playbook)) } else { String::new() }
 }
 
-/// Writes the reports of an audit to files of this side.
-///
-/// # Errors
-/// When one cannot be written.
-pub fn write_reports(audit: &Audit, reports: &[(Form, PathBuf)]) -> Result<()> {
-    for (form, path) in reports {
-        let text = match form {
-            Form::Junit => junit::text(audit),
-            Form::Sarif => sarif::text(audit),
+/// Files that reports go to. Each is emptied before the audit: that of an earlier one must not pass for this one's.
+#[derive(Default)]
+pub struct Reports(Vec<(Form, PathBuf, File)>);
+
+impl Reports {
+    /// Opens them.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn open(wanted: &[(Form, PathBuf)]) -> Result<Self> {
+        let open = |(form, path): &(Form, PathBuf)| {
+            File::create(path).map(|file| (*form, path.clone(), file)).map_err(|error| unwritten(path, &error))
         };
-        write(path, &text)?;
+        wanted.iter().map(open).collect::<Result<_>>().map(Self)
     }
-    Ok(())
+
+    /// Writes them.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn write(&mut self, audit: &Audit) -> Result<()> {
+        for (form, path, file) in &mut self.0 {
+            let text = match form {
+                Form::Junit => junit::text(audit),
+                Form::Sarif => sarif::text(audit),
+            };
+            file.write_all(text.as_bytes()).map_err(|error| unwritten(path, &error))?;
+        }
+        Ok(())
+    }
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    let written = std::fs::File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|error| {
-        Failure::unknown(path.display().to_string(), "the report cannot be written")
-            .why(error)
-            .hint("name a file that can")
-    })
+fn unwritten(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::unknown(path.display().to_string(), "the report cannot be written").why(error).hint("name a file that can")
 }
 
 /// The checks with what they see, and where identifiers come from.

@@ -120,14 +120,12 @@ fn hidden(words: &[OsString]) -> Option<ExitCode> {
 fn run(cli: &Cli) -> ExitCode {
     let began = Instant::now();
     let mut terminal = Terminal::new(&cli.global, whole_diffs(&cli.verb), matches!(cli.verb, Verb::Show(_)));
-    if let Verb::Audit(args) = &cli.verb {
-        terminal.report_to(&args.report);
-        // A report of an earlier audit must not pass for one of this.
-        args.report.iter().for_each(|(_, path)| drop(std::fs::remove_file(path)));
-    }
     let ended = prepare_process_with(&cli.global.login.descriptors()).and_then(|()| {
         if let Some(from) = &cli.global.handed {
             terminal.hand(handed::take(from)?);
+        }
+        if let Verb::Audit(args) = &cli.verb {
+            terminal.report_to(audit::Reports::open(&args.report)?);
         }
         if cli.global.fleet.inventory.is_some() {
             return fleet::run(cli, &mut terminal);

@@ -1,7 +1,7 @@
 //! The terminal, or what stands in its place: streams that may close at any time, colour, and the one question.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::change::Note;
@@ -14,7 +14,7 @@ use crate::resource::LoadedFile;
 
 use super::Ending;
 use super::args::{Colour, Format, Global};
-use super::audit::{Form, write_reports};
+use super::audit::Reports;
 use super::handed;
 use super::job::{Handed, Job, NoJob};
 use super::state::quoted;
@@ -29,7 +29,7 @@ pub struct Terminal {
     /// Why a part of the result was lost, if it was.
     lost: Option<Failure>,
     /// Where reports of an audit go.
-    reports: Vec<(Form, PathBuf)>,
+    reports: Reports,
 }
 
 impl Terminal {
@@ -40,7 +40,7 @@ impl Terminal {
             Format::Json => Report::Json,
             Format::Human => Report::human(style(global.color), detail),
         };
-        Self { report, handed: None, past, lost: None, reports: Vec::new() }
+        Self { report, handed: None, past, lost: None, reports: Reports::default() }
     }
 
     /// Whether there is colour.
@@ -62,8 +62,8 @@ impl Terminal {
     }
 
     /// Writes these reports of an audit, too.
-    pub fn report_to(&mut self, reports: &[(Form, PathBuf)]) {
-        self.reports = reports.to_vec();
+    pub fn report_to(&mut self, reports: Reports) {
+        self.reports = reports;
     }
 
     /// Why a part of the result did not reach standard output; none also when its reader had seen enough.
@@ -114,7 +114,7 @@ impl Terminal {
 impl Sink for Terminal {
     fn event(&mut self, event: Event) {
         if let Event::Audited { audit } = &event
-            && let Err(failure) = write_reports(audit, &self.reports)
+            && let Err(failure) = self.reports.write(audit)
         {
             self.lost.get_or_insert(failure);
         }

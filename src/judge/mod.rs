@@ -10,7 +10,7 @@ use crate::outcome::Proven;
 use crate::outcome::audit::{Finding, Reference, Ruling, Severity};
 
 pub use checks::CHECKS;
-pub use scene::Scene;
+pub use scene::{Scene, Stale};
 
 /// One thing that should hold of every server.
 pub struct Check {
@@ -110,6 +110,17 @@ impl Seen {
     pub fn fix(mut self, fix: impl Into<String>) -> Self {
         if self.ruling == Ruling::Fail {
             self.fix = fix.into();
+        }
+        self
+    }
+
+    /// It would hold, but that was not shown of what runs.
+    #[must_use]
+    fn not_proven(mut self, why: &str) -> Self {
+        self.now = Proven::Unknown;
+        if self.ruling == Ruling::Pass {
+            self.ruling = Ruling::Unknown;
+            why.clone_into(&mut self.why);
         }
         self
     }

@@ -1,12 +1,13 @@
 //! What the checks look at, read once.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 
-use crate::access::{Doors, Look, is_read, ways};
+use crate::access::{DROP_INS, Doors, Look, is_read, ways};
 use crate::error::{Failure, Result};
-use crate::facts::Facts;
+use crate::facts::{Facts, SSHD, SSHD_PID, SshdMode, socket_ports};
 use crate::formats::sshd_effective::Effective;
-use crate::host::{Listener, Probe};
+use crate::host::{Command, Listener, Probe};
 use crate::outcome::ways::Ways;
 
 /// One look at a host.
@@ -20,6 +21,23 @@ pub struct Scene<'a> {
     ways: Result<Ways>,
     doors: Result<Doors>,
     listeners: Result<Vec<Listener>>,
+    stale: OnceCell<Result<Option<Stale>>>,
+}
+
+/// How the running sshd may be another one than its files say.
+#[derive(Debug, Clone)]
+pub enum Stale {
+    /// It has not read this file since it changed.
+    Since(String),
+    /// That cannot be told.
+    Unknown(String),
+}
+
+/// Seconds with nine digits after the point, as stat(1) prints them.
+fn nanos(text: &str) -> Option<i128> {
+    let (seconds, rest) = text.split_once('.')?;
+    let (seconds, rest): (i128, i128) = (seconds.parse().ok()?, rest.parse().ok().filter(|_| rest.len() == 9)?);
+    Some(seconds * 1_000_000_000 + rest)
 }
 
 impl<'a> Scene<'a> {
@@ -30,7 +48,7 @@ impl<'a> Scene<'a> {
     pub fn new(facts: &'a Facts, probe: &'a dyn Probe) -> Result<Self> {
         let look = Look::new(facts, probe, None)?;
         let (ways, doors) = (ways(facts, probe, None, &[]), Doors::new(&look));
-        Ok(Self { probe, facts, look, ways, doors, listeners: probe.listeners() })
+        Ok(Self { probe, facts, look, ways, doors, listeners: probe.listeners(), stale: OnceCell::new() })
     }
 
     /// Who can get in.
@@ -80,12 +98,80 @@ impl<'a> Scene<'a> {
             let file = place.rsplit_once(':').map(|(file, _)| file.to_owned()).unwrap_or_default();
             match directive.keyword.to_ascii_lowercase().as_str() {
                 "match" => below = Some(file),
-                "include" if !is_read(directive) => return Some(place),
-                name if name.eq_ignore_ascii_case(keyword) && below == Some(file) => return Some(place),
+                "include" if below.as_ref() == Some(&file) || !is_read(directive) => return Some(place),
+                name if name.eq_ignore_ascii_case(keyword) && below.as_ref() == Some(&file) => return Some(place),
                 _ => {}
             }
         }
         None
+    }
+
+    /// Lines of /etc/passwd that are no plain account, each as `file:line` and what it is, and where accounts come from
+    /// besides: any of them may be what is looked for.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn unread_accounts(&self) -> Result<Vec<(String, String)>> {
+        let odd = |line: &str| {
+            let fields: Vec<&str> = line.split(':').collect();
+            let uid = fields.get(2).copied().unwrap_or_default();
+            let is_number = uid.bytes().all(|c| c.is_ascii_digit()) && uid.parse::<u32>().is_ok();
+            !line.trim().is_empty() && !line.starts_with('#') && (fields.len() != 7 || !is_number)
+        };
+        let text = self.look.text("/etc/passwd")?;
+        let lines = text.lines().enumerate().filter(|(_, line)| odd(line));
+        let mut found: Vec<(String, String)> = lines
+            .map(|(index, _)| (format!("/etc/passwd:{}", index + 1), "a line that is no plain account".to_owned()))
+            .collect();
+        let doors = &self.doors()?.unknown;
+        let others = self.ways()?.unknown.iter().filter(|why| !doors.contains(why));
+        found.extend(others.map(|why| (String::new(), why.clone())));
+        Ok(found)
+    }
+
+    /// The ports that sshd has by its configuration, or by its socket.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn ssh_ports(&self, sshd: &Effective) -> Result<Vec<u16>> {
+        let mut ports = sshd.ports();
+        if self.facts.sshd_mode == SshdMode::Socket {
+            ports = socket_ports(self.probe)?;
+        }
+        Ok(ports)
+    }
+
+    /// Why the running sshd may not be as its files say, if it may not. It writes its pid anew when it starts and when it is
+    /// told to read its files (sshd(8), SIGHUP), so no file may have changed since.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn stale(&self, sshd: &Effective) -> Result<Option<Stale>> {
+        self.stale.get_or_init(|| self.changed_since(sshd)).clone()
+    }
+
+    fn changed_since(&self, sshd: &Effective) -> Result<Option<Stale>> {
+        if self.facts.sshd_mode != SshdMode::Service {
+            // Each start reads them, and there will be one before anybody comes in.
+            return Ok(None);
+        }
+        if let Some((place, _)) = self.look.directives().find(|(_, one)| one.keyword == "include" && !is_read(one)) {
+            return Ok(Some(Stale::Unknown(format!("{place} includes a file that is not looked at"))));
+        }
+        let pid = sshd.get("pidfile").filter(|path| *path != "none").unwrap_or(SSHD_PID);
+        let files = self.look.files().map(|path| path.as_str());
+        let argv = ["/usr/bin/stat", "-L", "-c", "%.9Y %.9Z %n", pid, DROP_INS].into_iter().chain(files);
+        let said = self.probe.ask(&Command::new(argv))?.stdout;
+        let times = |line: &str| {
+            let mut words = line.splitn(3, ' ');
+            Some((nanos(words.next()?)?, nanos(words.next()?)?, words.next()?.to_owned()))
+        };
+        let all: Vec<(i128, i128, String)> = said.lines().filter_map(times).collect();
+        let Some((read, ..)) = all.iter().find(|(.., name)| name == pid) else {
+            return Ok(Some(Stale::Unknown(format!("{pid} does not tell when sshd read its files"))));
+        };
+        let newer = all.iter().find(|(_, changed, name)| name != pid && changed > read);
+        Ok(newer.map(|(.., name)| Stale::Since(name.clone())))
     }
 
     /// What sshd says of its configuration; `None` where none is installed.
@@ -93,7 +179,7 @@ impl<'a> Scene<'a> {
     /// # Errors
     /// Why it does not say.
     pub fn sshd(&self) -> Result<Option<Rc<Effective>>> {
-        if !self.probe.has_program(crate::facts::SSHD) {
+        if !self.probe.has_program(SSHD) {
             return Ok(None);
         }
         let said = self.look.everybody();

@@ -24,19 +24,9 @@ each=3
 here=tests/bench
 ansible=12.2.0
 pyinfra=3.10.0
-out=$(mktemp -d)
-name=keyward-test-far-$$
-cleaned() {
-    for one in script keyward pyinfra ansible; do docker rm -f -v "$name-$one" >/dev/null 2>&1 || true; done
-    # The master connections that Ansible leaves open end with their machines.
-    umount "$HOME/.ssh"
-    rm -rf "$out"
-}
-trap cleaned EXIT
-trap 'exit 1' INT TERM
-
 . $here/common.sh
 . $here/peers.sh
+scratch far
 program
 picture
 peers

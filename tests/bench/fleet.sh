@@ -7,7 +7,7 @@
 # checks as deploy on the new port. All run here, with the same key, known_hosts and configuration: this script has a mount
 # namespace of its own, in which ~/.ssh is a temporary directory. keyward goes with one wave (--waves 100%), as the others
 # do, and its program is put there by a `status` first, which is shown apart. Times are in milliseconds, medians; the
-# controller's own CPU time and memory are those of its process, by getrusage(2). Needs root, docker, tests/lab and PyPI.
+# controller's own CPU time and memory are those of its process (used.py). Needs root, docker, tests/lab and PyPI.
 set -eu
 cd "$(dirname "$0")/../.."
 if [ "${1:-}" != --inside ]; then
@@ -22,18 +22,9 @@ each=2
 here=tests/bench
 ansible=12.2.0
 pyinfra=3.10.0
-out=$(mktemp -d)
-name=keyward-test-fleet-$$
-cleaned() {
-    for old in $(docker ps -aq --filter "name=$name-"); do docker rm -f -v "$old" >/dev/null 2>&1 || true; done
-    umount "$HOME/.ssh"
-    rm -rf "$out"
-}
-trap cleaned EXIT
-trap 'exit 1' INT TERM
-
 . $here/common.sh
 . $here/peers.sh
+scratch fleet
 program
 picture
 peers
@@ -65,7 +56,7 @@ ansible() {
 round=1
 while [ "$round" -le "$rounds" ]; do
     for one in $contenders; do
-        fresh
+        fresh_fleet
         "$one"
         echo "round $round of $rounds: $one" >&2
     done

@@ -16,23 +16,14 @@ suite=${1:-bookworm}
 count=${2:-20}
 rounds=${3:-5}
 here=tests/bench
-out=$(mktemp -d)
-name=keyward-test-hostile-$$
-cleaned() {
-    for old in $(docker ps -aq --filter "name=$name-"); do docker rm -f -v "$old" >/dev/null 2>&1 || true; done
-    umount "$HOME/.ssh"
-    rm -rf "$out"
-}
-trap cleaned EXIT
-trap 'exit 1' INT TERM
-
 . $here/common.sh
 . $here/peers.sh
+scratch hostile
 program
 picture
 laptop
 export XDG_STATE_HOME="$out/state"
-fresh
+fresh_fleet
 timed first 0 "$KEYWARD_BIN" -i "$out/root.ini" --waves 100% apply --yes "$out/first.yml"
 
 # perl-base is on every Debian.

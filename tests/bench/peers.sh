@@ -1,5 +1,24 @@
-# What the benchmarks over SSH share: the peers, and how times are taken; read by far.sh and fleet.sh, which set `out`,
-# `ansible`, `pyinfra` and `each`.
+# What the benchmarks over SSH share: their scratch, the peers, and how times are taken; read by far.sh, fleet.sh and hostile.sh,
+# which set `ansible`, `pyinfra` and `each` where they use them.
+
+# A directory and machines of this run only, which go with it.
+scratch() { # KIND
+    out=$(mktemp -d)
+    name=keyward-test-$1-$$
+    trap cleaned EXIT
+    trap 'exit 1' INT TERM
+}
+
+away() {
+    for old in $(docker ps -aq --filter "name=$name-"); do docker rm -f -v "$old" >/dev/null 2>&1 || true; done
+}
+
+# The master connections that Ansible leaves open end with their machines.
+cleaned() {
+    away
+    umount "$HOME/.ssh" 2>/dev/null || true
+    rm -rf "$out"
+}
 
 # The peers from PyPI, in a virtual environment of their own.
 peers() {
@@ -41,8 +60,8 @@ laptop() {
 }
 
 # $count fresh machines, named after $name; their addresses go to hosts, the inventories to root.ini and deploy.ini.
-fresh() {
-    for old in $(docker ps -aq --filter "name=$name-"); do docker rm -f -v "$old" >/dev/null 2>&1 || true; done
+fresh_fleet() {
+    away
     : >"$out/hosts"
     : >"$HOME/.ssh/known_hosts"
     n=0

@@ -7,7 +7,8 @@ use crate::outcome::audit::{Audit, Finding, Reference, Score};
 use crate::outcome::{Event, Evidence, Exit, Reach};
 
 use super::super::Ending;
-use super::super::args::Verb;
+use super::super::args::{AuditArgs, Verb};
+use super::super::audit::exit;
 use super::super::{apply, rollback, uninstall};
 use super::words;
 
@@ -30,9 +31,10 @@ pub struct Heed {
     asked: u32,
     events: u32,
     texts: bool,
-    /// The verb audits, and that was told.
-    audits: bool,
-    audited: bool,
+    /// What was asked of an audit, for the verb that makes one.
+    audits: Option<AuditArgs>,
+    /// How it ends by what was found.
+    audited: Option<Exit>,
     /// The run that this is about.
     run: Option<String>,
 }
@@ -47,16 +49,11 @@ impl Heed {
             _ => None,
         };
         let texts = matches!(verb, Verb::Log(_) | Verb::Uninstall(_));
-        Self {
-            command,
-            question,
-            asked: 0,
-            events: 0,
-            texts,
-            audits: matches!(verb, Verb::Audit(_)),
-            audited: false,
-            run: None,
-        }
+        let audits = match verb {
+            Verb::Audit(args) => Some(args.clone()),
+            _ => None,
+        };
+        Self { command, question, asked: 0, events: 0, texts, audits, audited: None, run: None }
     }
 
     /// The event as it may be shown and gone by.
@@ -93,11 +90,13 @@ impl Heed {
             Event::Undone { change, failure } => {
                 Event::Undone { change: short(&change), failure: failure.map(|failure| self.failure(failure)) }
             }
-            Event::Audited { audit } if self.audits && !self.audited => {
-                self.audited = true;
-                Event::Audited { audit: Box::new(self.audit(*audit)?) }
+            Event::Audited { audit } => {
+                let args = self.audits.as_ref().filter(|_| self.audited.is_none());
+                let args = args.ok_or("an audit is not what was asked for")?;
+                let audit = self.audit(*audit)?;
+                self.audited = Some(exit(&audit, args));
+                Event::Audited { audit: Box::new(audit) }
             }
-            Event::Audited { .. } => return Err("an audit is not what was asked for"),
             Event::Note { note } => Event::Note { note: noted(note) },
             Event::Gate { change, what, millis } => Event::Gate { change, what: short(&what), millis },
             Event::Changed { change, summary, millis } => Event::Changed { change, summary: short(&summary), millis },
@@ -119,9 +118,12 @@ impl Heed {
     /// When it is about another run than before.
     pub fn ending(&mut self, ending: Ending) -> Result<Ending, &'static str> {
         let Ending { exit, verdict, next, run } = ending;
-        if self.audits && !self.audited && matches!(exit, Exit::AsAsked | Exit::Differs) {
-            return Err("it tells no audit");
-        }
+        // What an audit found is counted here.
+        let exit = match (&self.audits, self.audited, exit) {
+            (Some(_), Some(own), Exit::AsAsked | Exit::Differs | Exit::CannotJudge) => own,
+            (Some(_), None, Exit::AsAsked | Exit::Differs) => return Err("it tells no audit"),
+            _ => exit,
+        };
         let run = run.map(|run| self.name(run)).transpose()?;
         // A next command that is none of ours is nobody's.
         Ok(Ending { exit, verdict: short(&verdict), next: self.here(&next).unwrap_or_default(), run })
@@ -265,7 +267,7 @@ mod tests {
         assert!(self::heed("keyward audit").event(audit(FINDINGS + 1)).is_err());
         assert!(self::heed("keyward status").event(audit(1)).is_err());
         let end = |exit| Ending::new(exit, "", "");
-        assert!(heed.ending(end(Exit::AsAsked)).is_ok());
+        assert_eq!(heed.ending(end(Exit::AsAsked)).map(|end| end.exit), Ok(Exit::Differs), "by what it found");
         assert!(self::heed("keyward audit").ending(end(Exit::AsAsked)).is_err(), "nothing was told");
         assert!(self::heed("keyward audit").ending(end(Exit::Refused)).is_ok());
     }

@@ -41,6 +41,15 @@ impl Fate {
     }
 }
 
+/// The options by which a rule names the port that is asked for.
+const PORTS: [&str; 4] = ["--dport", "--dports", "--destination-port", "--destination-ports"];
+
+/// True when some rule of the table names this port.
+pub fn names_port(table: &Table, port: u16) -> bool {
+    let names = |term: &Term| PORTS.contains(&term.name.as_str()) && ports(&term.value, port);
+    table.chains.values().flat_map(|chain| &chain.rules).any(|rule| terms(rule).iter().any(names))
+}
+
 /// Built-in chains jump at most this deep before a loop is assumed.
 const DEPTH: usize = 32;
 
@@ -126,7 +135,7 @@ fn matches(term: &Term, packet: Packet) -> Match {
             Match::Always
         }
         "-p" | "--protocol" => sure(value == packet.proto || value == "all"),
-        "--dport" | "--dports" | "--destination-port" | "--destination-ports" => sure(ports(value, packet.port)),
+        name if PORTS.contains(&name) => sure(ports(value, packet.port)),
         // An outsider's address and source port are none that a rule names.
         "-s" | "--source" if !matches!(value, "0.0.0.0/0" | "::/0" | "") => match (packet.from, Cidr::parse(value)) {
             (None, _) => sure(false),
@@ -147,6 +156,7 @@ fn matches(term: &Term, packet: Packet) -> Match {
     }
 }
 
+/// Whether a rule's list of ports and ranges holds a port.
 fn ports(list: &str, port: u16) -> bool {
     list.split(',').any(|part| match part.split_once(':') {
         Some((low, high)) => {

@@ -37,27 +37,9 @@ pub const AS_GOOD_AS_ROOT: Check = Check {
     judge: as_good_as_root,
 };
 
-/// Lines of /etc/passwd that are no plain account, and accounts of elsewhere: any of them may be what is looked for.
-fn unread(scene: &Scene<'_>) -> Result<Vec<Seen>> {
-    let text = scene.look.text("/etc/passwd")?;
-    let odd = |line: &str| {
-        let fields: Vec<&str> = line.split(':').collect();
-        let uid = fields.get(2).copied().unwrap_or_default();
-        fields.len() != 7 || uid.is_empty() || !uid.bytes().all(|c| c.is_ascii_digit()) || uid.parse::<u32>().is_err()
-    };
-    let lines =
-        text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#') && odd(line));
-    let mut seen: Vec<Seen> = lines
-        .map(|(index, _)| Seen::unknown("a line that is no plain account").at(format!("/etc/passwd:{}", index + 1)))
-        .collect();
-    let elsewhere = scene.ways()?.unknown.iter().filter(|why| why.contains("nsswitch.conf"));
-    seen.extend(elsewhere.map(|why| Seen::unknown(why.as_str())));
-    Ok(seen)
-}
-
 /// With what could not be read, or a pass where there is nothing at all.
-fn or_pass(scene: &Scene<'_>, mut seen: Vec<Seen>, saw: &str) -> Result<Vec<Seen>> {
-    seen.extend(unread(scene)?);
+pub(super) fn or_pass(scene: &Scene<'_>, mut seen: Vec<Seen>, saw: &str) -> Result<Vec<Seen>> {
+    seen.extend(scene.unread_accounts()?.into_iter().map(|(place, why)| Seen::unknown(why).at(place)));
     if seen.is_empty() {
         seen.push(Seen::pass(saw));
     }

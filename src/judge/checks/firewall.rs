@@ -39,9 +39,9 @@ fn default_deny(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     let Some(port) = PROBES.into_iter().find(|port| !doors.names_port(*port)) else {
         return Ok(vec![Seen::unknown("every port that is tried is named by a rule")]);
     };
+    let (after, why) = after_reboot(scene)?;
     let mut seen = Vec::new();
     for (family, is_v6) in [("IPv4", false), ("IPv6", true)] {
-        let (after, why) = after_reboot(scene)?;
         let (open, doubt) = default(doors, port, is_v6);
         seen.push(
             match open {
@@ -77,9 +77,12 @@ fn after_reboot(scene: &Scene<'_>) -> Result<(Proven, &'static str)> {
     if !is(&defaults, "DEFAULT_INPUT_POLICY", &["DROP", "REJECT"]) {
         return Ok((Proven::No, "DEFAULT_INPUT_POLICY of /etc/default/ufw lets in what no rule names"));
     }
-    let started = AbsPath::fixed("/etc/systemd/system/multi-user.target.wants/ufw.service");
-    if scene.facts.init == Init::Systemd && scene.probe.meta(&started, &Actor::Root)?.is_none() {
-        return Ok((Proven::No, "systemd does not start ufw: systemctl enable ufw"));
+    let (started, why) = match scene.facts.init {
+        Init::Systemd => ("/etc/systemd/system/multi-user.target.wants/ufw.service", "systemd does not start ufw"),
+        Init::Other => ("/etc/rcS.d/S01ufw", "no init script starts ufw"),
+    };
+    if scene.probe.meta(&AbsPath::fixed(started), &Actor::Root)?.is_none() {
+        return Ok((Proven::No, why));
     }
     Ok((Proven::Yes, ""))
 }

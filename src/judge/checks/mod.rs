@@ -12,6 +12,7 @@ pub const CHECKS: &[Check] = &[
     ssh::WITHOUT_PROOF,
     ssh::ROOT,
     ssh::PASSWORDS,
+    ssh::CURRENT,
     ssh::OTHER_DAEMON,
     ssh::ALGORITHMS,
     ssh::TRIES,

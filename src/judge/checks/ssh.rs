@@ -1,10 +1,10 @@
 //! Who gets in over SSH, by what, and what the daemon offers.
 
 use crate::error::Result;
-use crate::facts::serves_ssh;
+use crate::facts::{Init, SshdMode, serves_ssh};
 use crate::formats::sshd_effective::Effective;
 use crate::host::Listener;
-use crate::judge::{CIS, Check, Depth, Scene, Seen};
+use crate::judge::{CIS, Check, Depth, Scene, Seen, Stale};
 use crate::outcome::Proven;
 use crate::outcome::audit::Severity;
 use crate::outcome::ways::{Account, Method};
@@ -37,6 +37,16 @@ pub const PASSWORDS: Check = Check {
     depth: Depth::Deep,
     references: &[],
     judge: passwords,
+};
+
+/// What runs is what the files say.
+pub const CURRENT: Check = Check {
+    id: "ssh-daemon-current",
+    title: "the running sshd has read its files since they changed last",
+    severity: Severity::High,
+    depth: Depth::Deep,
+    references: &[],
+    judge: current,
 };
 
 /// One sshd, at the ports of its files.
@@ -99,6 +109,8 @@ const WEAK: [(&str, &[&str]); 4] = [
             "aes192-cbc",
             "aes256-cbc",
             "arcfour",
+            "arcfour128",
+            "arcfour256",
             "blowfish-cbc",
             "cast128-cbc",
             "rijndael-cbc",
@@ -116,18 +128,46 @@ const NONE: &str = "no sshd is installed";
 
 /// One finding for each account that `fault` is said of, or one that says that there is none.
 fn of_accounts(scene: &Scene<'_>, none: &str, fault: impl Fn(&Account) -> Vec<Seen>) -> Result<Vec<Seen>> {
-    if scene.sshd()?.is_none() {
-        return Ok(vec![Seen::not_applicable(NONE)]);
-    }
-    let ways = scene.ways()?;
-    let mut seen: Vec<Seen> = ways.accounts.iter().flat_map(fault).collect();
+    let Some(sshd) = scene.sshd()? else { return Ok(vec![Seen::not_applicable(NONE)]) };
+    let mut seen: Vec<Seen> = scene.ways()?.accounts.iter().flat_map(fault).collect();
     // An account that is not looked at may be one, and so may one on a port that is not asked about.
-    seen.extend(ways.unknown.iter().map(|why| Seen::unknown(why.as_str())));
+    seen.extend(scene.unread_accounts()?.into_iter().map(|(place, why)| Seen::unknown(why).at(place)));
     seen.extend(scene.by_socket().map(Seen::unknown));
     if seen.is_empty() {
         seen.push(Seen::pass(none));
     }
-    Ok(seen)
+    as_it_runs(scene, &sshd, seen)
+}
+
+/// What the files say has not passed before the daemon has read them.
+fn as_it_runs(scene: &Scene<'_>, sshd: &Effective, seen: Vec<Seen>) -> Result<Vec<Seen>> {
+    let why = match scene.stale(sshd)? {
+        None => return Ok(seen),
+        Some(Stale::Since(file)) => format!("so its files say; the running sshd has not read {file} since it changed"),
+        Some(Stale::Unknown(why)) => format!("so its files say; {why}"),
+    };
+    Ok(seen.into_iter().map(|one| one.not_proven(&why)).collect())
+}
+
+fn current(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    let Some(sshd) = scene.sshd()? else { return Ok(vec![Seen::not_applicable(NONE)]) };
+    if scene.facts.sshd_mode != SshdMode::Service {
+        return Ok(vec![Seen::not_applicable("no sshd runs before somebody comes")]);
+    }
+    Ok(vec![match scene.stale(&sshd)? {
+        None => Seen::pass("no file of its configuration has changed since"),
+        Some(Stale::Since(file)) => {
+            Seen::fail("it has not read this file since it changed").at(file).fix(reload(scene))
+        }
+        Some(Stale::Unknown(why)) => Seen::unknown(why),
+    }])
+}
+
+/// The command that makes sshd read its files.
+fn reload(scene: &Scene<'_>) -> String {
+    let reload =
+        if scene.facts.init == Init::Systemd { "systemctl reload ssh" } else { "kill -HUP $(cat /run/sshd.pid)" };
+    format!("/usr/sbin/sshd -t && {reload}")
 }
 
 /// From wherever it opens.
@@ -205,7 +245,7 @@ fn passwords(scene: &Scene<'_>) -> Result<Vec<Seen>> {
 
 fn other_daemon(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     let Some(sshd) = scene.sshd()? else { return Ok(vec![Seen::not_applicable(NONE)]) };
-    let own = sshd.ports();
+    let own = scene.ssh_ports(&sshd)?;
     let mut seen = Vec::new();
     let (mut ports, mut hidden) = (Vec::new(), false);
     for one in scene.listeners()?.iter().filter(|one| !one.address.is_loopback()) {
@@ -250,7 +290,7 @@ fn by_word(scene: &Scene<'_>, keyword: &str, judge: impl Fn(&Effective) -> Seen)
     if let Some(place) = scene.in_a_condition(keyword) {
         return Ok(vec![Seen::unknown(format!("{place} sets it for some only, which is not judged"))]);
     }
-    Ok(vec![judge(&sshd).at(scene.place(keyword))])
+    as_it_runs(scene, &sshd, vec![judge(&sshd).at(scene.place(keyword))])
 }
 
 fn algorithms(scene: &Scene<'_>) -> Result<Vec<Seen>> {
@@ -261,14 +301,7 @@ fn algorithms(scene: &Scene<'_>) -> Result<Vec<Seen>> {
             seen.push(Seen::unknown(format!("sshd -T does not name its {keyword}")).about(keyword));
             continue;
         };
-        let is_weak = |name: &&str| {
-            weak.iter().any(|weak| {
-                name == weak
-                    || name.split('@').next() == Some(*weak)
-                    || *weak == "arcfour" && name.starts_with(weak)
-                    || name.strip_suffix("-etm@openssh.com") == Some(*weak)
-            })
-        };
+        let is_weak = |name: &&str| weak.contains(&name.split('@').next().unwrap_or(name).trim_end_matches("-etm"));
         let found: Vec<&str> = offered.split(',').filter(is_weak).collect();
         if !found.is_empty() {
             let fix = "keyward apply PLAYBOOK, with ssh: { modern_algorithms: true }";
@@ -280,7 +313,7 @@ fn algorithms(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     if seen.is_empty() {
         seen.push(Seen::pass("ciphers, MACs, key exchanges and host keys are of today"));
     }
-    Ok(seen)
+    as_it_runs(scene, &sshd, seen)
 }
 
 fn tries(scene: &Scene<'_>) -> Result<Vec<Seen>> {
@@ -301,7 +334,7 @@ fn off(scene: &Scene<'_>, keyword: &'static str, name: &str) -> Result<Vec<Seen>
         Some(value) if value.eq_ignore_ascii_case("no") => Seen::pass(format!("{name} no")),
         Some(value) => Seen::fail(format!("{name} {value}")).fix(match place.rsplit_once(':') {
             Some((file, line)) => {
-                format!("sed -i '{line}s/.*/{name} no/' {file} && /usr/sbin/sshd -t && systemctl reload ssh")
+                format!("sed -i '{line}s/.*/{name} no/' {file} && {}", reload(scene))
             }
             None => format!("write into /etc/ssh/sshd_config: {name} no"),
         }),

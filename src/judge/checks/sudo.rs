@@ -6,7 +6,9 @@ use crate::facts::sudo_policy::SUDO;
 use crate::formats::accounts::Hash;
 use crate::judge::{CIS, Check, Depth, Scene, Seen};
 use crate::outcome::audit::Severity;
-use crate::outcome::ways::Sudo;
+use crate::outcome::ways::{Account, Sudo};
+
+use super::accounts::or_pass;
 
 /// Every rule is understood.
 pub const UNDERSTOOD: Check = Check {
@@ -28,17 +30,15 @@ pub const PASSWORD_ASKED: Check = Check {
     judge: password_asked,
 };
 
+const NOT_UNDERSTOOD: &str = "a rule of sudo was not understood, or its files cannot be read";
+
 fn understood(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     if !scene.probe.has_program(SUDO) {
         return Ok(vec![Seen::not_applicable("sudo is not installed")]);
     }
     let accounts = &scene.ways()?.accounts;
     let doubtful = accounts.iter().filter(|account| account.sudo == Sudo::Unknown);
-    let seen: Vec<Seen> = doubtful
-        .map(|account| {
-            Seen::unknown("a rule of sudo was not understood, or its files cannot be read").about(account.name.as_str())
-        })
-        .collect();
+    let seen: Vec<Seen> = doubtful.map(|account| Seen::unknown(NOT_UNDERSTOOD).about(account.name.as_str())).collect();
     let may = accounts
         .iter()
         .filter(|account| account.uid != 0 && matches!(account.sudo, Sudo::WithPassword | Sudo::WithoutPassword));
@@ -48,40 +48,27 @@ fn understood(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     } else {
         format!("sudo gives everything to {}", names.join(", "))
     };
-    Ok(if seen.is_empty() { vec![Seen::pass(told)] } else { seen })
+    or_pass(scene, seen, &told)
 }
 
 fn password_asked(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     if !scene.probe.has_program(SUDO) {
         return Ok(vec![Seen::not_applicable("sudo is not installed")]);
     }
-    let has_password = |name: &str| hash_of(scene.look.shadow(name).as_ref()) == Hash::Usable;
-    let accounts = &scene.ways()?.accounts;
-    let asks_not = |account: &&crate::outcome::ways::Account| {
-        account.uid != 0 && account.sudo == Sudo::WithoutPassword && has_password(&account.name)
-    };
-    let seen: Vec<Seen> = accounts
-        .iter()
-        .filter(asks_not)
-        .map(|account| {
+    let has_password =
+        |account: &&Account| account.uid != 0 && hash_of(scene.look.shadow(&account.name).as_ref()) == Hash::Usable;
+    let judge = |account: &Account| match account.sudo {
+        Sudo::WithoutPassword => Some(
             Seen::fail("has a password, and sudo does not ask for it")
-                .about(account.name.as_str())
-                .fix("take NOPASSWD out of its rule with visudo, or lock its password: keyward apply PLAYBOOK")
-        })
-        .collect();
-    let mut seen = seen;
-    let has = |account: &&crate::outcome::ways::Account| account.uid != 0 && has_password(&account.name);
-    for account in accounts.iter().filter(has) {
-        let why = match account.sudo {
-            Sudo::Unknown => "a rule of sudo was not understood, or its files cannot be read",
-            Sudo::Some => "sudo gives it some commands; whether it asks for those, and what they allow, is not judged",
-            Sudo::Nothing | Sudo::WithPassword | Sudo::WithoutPassword => continue,
-        };
-        seen.push(Seen::unknown(why).about(account.name.as_str()));
-    }
-    Ok(if seen.is_empty() {
-        vec![Seen::pass("no account with a password is given everything without it")]
-    } else {
-        seen
-    })
+                .fix("take NOPASSWD out of its rule with visudo, or lock its password: keyward apply PLAYBOOK"),
+        ),
+        Sudo::Unknown => Some(Seen::unknown(NOT_UNDERSTOOD)),
+        Sudo::Some => Some(Seen::unknown(
+            "sudo gives it some commands; whether it asks for those, and what they allow, is not judged",
+        )),
+        Sudo::Nothing | Sudo::WithPassword => None,
+    };
+    let accounts = scene.ways()?.accounts.iter().filter(has_password);
+    let seen = accounts.filter_map(|account| Some(judge(account)?.about(account.name.as_str()))).collect();
+    or_pass(scene, seen, "no account with a password is given everything without it")
 }

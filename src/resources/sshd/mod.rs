@@ -35,7 +35,7 @@ pub use observe::Observed;
 pub const DROP_IN: &str = "/etc/ssh/sshd_config.d/00-keyward.conf";
 /// keyward's file where an Include at the top of the main file is needed; outside every usual Include pattern, since
 /// a file read twice would open each of its ports twice.
-pub const TOP: &str = "/etc/ssh/keyward.conf";
+pub const TOP: &str = crate::facts::SSHD_TOP;
 
 /// The resource.
 pub struct Sshd;
