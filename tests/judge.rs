@@ -176,6 +176,28 @@ fn what_was_spoiled_is_found_and_its_fix_mends_it() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// It has no socket for a moment then, and no pid file for a moment more.
+#[test]
+fn a_daemon_that_is_reading_its_files_runs() {
+    let Some(bed) = blank("a_daemon_that_is_reading_its_files_runs", "bookworm") else { return };
+    bed.keyward(&APPLY).ok();
+    let read_anew = |pause: u32| {
+        bed.sh(&format!(
+            "until [ -s /run/sshd.pid ]; do sleep 0.01; done; sleep 0.{pause:03}; kill -HUP $(cat /run/sshd.pid)"
+        ))
+        .ok();
+    };
+    for pause in 0..40 {
+        for verb in ["plan", "audit"] {
+            let said = std::thread::scope(|scope| {
+                scope.spawn(|| read_anew(pause));
+                bed.keyward(&[verb, "/root/job.yml"])
+            });
+            assert_eq!(said.code, 0, "{verb}, {pause} ms before: {said:?}");
+        }
+    }
+}
+
 #[test]
 fn waivers_grades_and_reports() {
     let Some(bed) = blank("waivers_grades_and_reports", "bookworm") else { return };

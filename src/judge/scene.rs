@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use crate::access::{DROP_INS, Doors, Look, is_read, ways};
 use crate::error::{Failure, Result};
@@ -161,7 +162,14 @@ impl<'a> Scene<'a> {
         let pid = sshd.get("pidfile").filter(|path| *path != "none").unwrap_or(SSHD_PID);
         let files = self.look.files().map(|path| path.as_str());
         let argv = ["/usr/bin/stat", "-L", "-c", "%.9Y %.9Z %n", pid, DROP_INS].into_iter().chain(files);
-        let said = self.probe.ask(&Command::new(argv))?.stdout;
+        let question = Command::new(argv);
+        let mut said = self.probe.ask(&question)?.stdout;
+        // It writes its pid when it listens already.
+        let end = Instant::now() + Duration::from_secs(1);
+        while !said.lines().any(|line| line.ends_with(pid)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+            said = self.probe.ask(&question)?.stdout;
+        }
         let times = |line: &str| {
             let mut words = line.splitn(3, ' ');
             Some((nanos(words.next()?)?, nanos(words.next()?)?, words.next()?.to_owned()))
