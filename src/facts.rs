@@ -385,7 +385,14 @@ pub fn answer_of_sshd(probe: &dyn Probe, question: &Command) -> Result<Output> {
         return Ok(output);
     }
     let lent = ["/usr/bin/unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", LENT, "sshd"];
-    probe.ask(&Command::new(lent.into_iter().chain(question.argv.iter().skip(1).map(String::as_str))))
+    let mut output =
+        probe.ask(&Command::new(lent.into_iter().chain(question.argv.iter().skip(1).map(String::as_str))))?;
+    if !output.ok() && output.stderr.starts_with("unshare: ") {
+        // In a container, without the right to mount.
+        let why = "there is no /run/sshd, which its init script makes, and no right to lend it one";
+        why.clone_into(&mut output.stderr);
+    }
+    Ok(output)
 }
 
 /// The ports on which systemd listens for sshd, sorted.

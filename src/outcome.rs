@@ -1,6 +1,7 @@
 //! What happened, as data: events while a run goes on, and the exit code at its end.
 
 pub mod audit;
+pub mod drift;
 pub mod ways;
 
 use serde::{Deserialize, Serialize};
@@ -241,6 +242,11 @@ pub enum Event {
     Audited {
         /// All of it.
         audit: Box<audit::Audit>,
+    },
+    /// What moved between two audits of a host.
+    Drifted {
+        /// All of it.
+        drift: Box<drift::Drift>,
     },
     /// A whole text that a verb prints: a schema, a manual page, an explanation.
     Text {

@@ -340,7 +340,7 @@ fn hosts_target(input: &[u8]) {
 
 fn pam_target(input: &[u8]) {
     for line in String::from_utf8_lossy(input).lines() {
-        if let Some(pam::Line::Rule(kind, module, _)) = pam::parse(line) {
+        if let Some(pam::Line::Rule(pam::Rule { kind, module, .. })) = pam::parse(line) {
             assert!(!kind.contains([' ', '\t']) && !module.contains('/'), "{kind} {module}");
         }
     }

@@ -349,3 +349,23 @@ fn only_root_changes_a_tree() {
         assert!(done.stderr.contains("must be root"), "{}", done.stderr);
     }
 }
+
+/// On a copy, as it is once it has booted; the tree itself is not touched, and what is in it is not believed.
+#[test]
+fn a_tree_is_judged_on_a_copy() {
+    for suite in support::SUITES {
+        let Some(site) = Site::new(&format!("judged-{suite}"), suite) else { return };
+        let before = site.digest();
+        let blank = site.keyward(&["audit", &site.playbook]);
+        assert!(blank.code == 2 && blank.stdout.contains("firewall-default-deny"), "{suite}: {blank:?}");
+        assert_eq!(differs(&before, &site.digest(), &[]), Vec::<String>::new(), "{suite}");
+        site.apply().ok();
+        let before = site.digest();
+        let hardened = site.keyward(&["audit", "--severity", "high", &site.playbook]);
+        assert_eq!(hardened.code, 0, "{suite}: {hardened:?}");
+        assert_eq!(differs(&before, &site.digest(), &[]), Vec::<String>::new(), "{suite}");
+        std::fs::write(site.tree.join("etc/ssh/sshd_config.d/00-a.conf"), "PermitRootLogin yes\n").unwrap();
+        let spoiled = site.keyward(&["audit", "--severity", "high", &site.playbook]);
+        assert!(spoiled.code == 2 && spoiled.stdout.contains("permit_root_login"), "{suite}: {spoiled:?}");
+    }
+}

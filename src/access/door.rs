@@ -36,8 +36,21 @@ pub struct Port {
     v6: bool,
 }
 
-/// The filter table, or why it is not known.
-type Firewall = std::result::Result<Table, String>;
+/// All tables of a family, or why they are not known.
+type Firewall = std::result::Result<Ruleset, String>;
+
+/// A port of this host that is handed on to another address before the rules for this host are asked.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HandedOn {
+    /// `tcp` or `udp`.
+    pub proto: String,
+    /// The port, or a range of them.
+    pub port: String,
+    /// Where to.
+    pub to: String,
+    /// True where rules of the user's own chain (DOCKER-USER) may keep some out.
+    pub may_be_kept: bool,
+}
 
 impl Doors {
     /// Looks at sockets and rules.
@@ -57,7 +70,7 @@ impl Doors {
     pub fn named(&self) -> Vec<String> {
         let mut named: Vec<String> =
             [&self.allow, &self.deny].into_iter().flat_map(|text| tcp_wrappers::clients(text, "sshd")).collect();
-        for table in [&self.v4, &self.v6].into_iter().flatten() {
+        for table in [&self.v4, &self.v6].into_iter().flatten().filter_map(Ruleset::filter) {
             let rules = table.chains.values().flat_map(|chain| &chain.rules);
             let sources = rules.flat_map(|rule| terms(rule)).filter(|term| matches!(term.name.as_str(), "-s"));
             named.extend(sources.map(|term| term.value));
@@ -98,7 +111,7 @@ impl Doors {
         let from = place.label.as_ref().map(|_| place.address);
         match table {
             Err(why) => (Proven::Unknown, why.clone()),
-            Ok(table) => match (fate(table, port.number, from), through) {
+            Ok(rules) => match (fate(rules, port.number, from), through) {
                 (fate, _) if fate.is_shut() => (Proven::No, format!("the firewall shuts port {}", port.number)),
                 (fate, _) if !fate.is_open() => {
                     (Proven::Unknown, format!("a rule for port {} depends on more than the address", port.number))
@@ -114,7 +127,7 @@ impl Doors {
     pub fn to_strangers(&self, proto: &'static str, port: u16, is_v6: bool) -> (Proven, String) {
         match if is_v6 { &self.v6 } else { &self.v4 } {
             Err(why) => (Proven::Unknown, why.clone()),
-            Ok(table) => match fate_of(table, Packet { proto, port, from: None }) {
+            Ok(rules) => match fate_of(rules, Packet { proto, port, from: None }) {
                 fate if fate.is_open() => (Proven::Yes, String::new()),
                 fate if fate.is_shut() => (Proven::No, String::new()),
                 _ => (Proven::Unknown, format!("a rule for port {port} depends on more than the address")),
@@ -124,16 +137,53 @@ impl Doors {
 
     /// True when a rule of either family names this port.
     pub fn names_port(&self, port: u16) -> bool {
-        [&self.v4, &self.v6].into_iter().flatten().any(|table| names_port(table, port))
+        [&self.v4, &self.v6].into_iter().flatten().filter_map(Ruleset::filter).any(|table| names_port(table, port))
+    }
+
+    /// Ports that the nat table hands on to somewhere else (DNAT) for anybody, such as those that docker publishes; or why
+    /// that cannot be told.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn handed_on(&self) -> std::result::Result<Vec<HandedOn>, String> {
+        let mut found = Vec::new();
+        for rules in [&self.v4, &self.v6] {
+            let rules = rules.as_ref().map_err(Clone::clone)?;
+            let Some(nat) = rules.tables.get("nat") else { continue };
+            let own = rules.filter().and_then(|table| table.chains.get("DOCKER-USER"));
+            let may_be_kept = own.is_some_and(|chain| chain.rules.iter().any(|rule| rule != "-j RETURN"));
+            let of_strangers =
+                nat.chains.iter().filter(|(name, _)| *name != "OUTPUT").flat_map(|(_, chain)| &chain.rules);
+            for rule in of_strangers.filter(|rule| rule.contains("-j DNAT")) {
+                let terms = terms(rule);
+                let value = |name: &str| {
+                    terms.iter().find(|term| term.name == name && !term.not).map(|term| term.value.clone())
+                };
+                let is_own = |value: Option<String>| {
+                    value.is_some_and(|text| text.starts_with("127.") || text.starts_with("::1") || text == "lo")
+                };
+                if is_own(value("-d")) || is_own(value("-i")) || value("-s").is_some() {
+                    continue;
+                }
+                let port = value("--dport").or_else(|| value("--dports")).unwrap_or_else(|| "all".to_owned());
+                let to = value("--to-destination").unwrap_or_default();
+                found.push(HandedOn { proto: value("-p").unwrap_or_else(|| "all".to_owned()), port, to, may_be_kept });
+            }
+        }
+        found.sort();
+        found.dedup();
+        Ok(found)
     }
 }
 
 /// What becomes of a first connection. A rule that counts connections does not stop the first one.
-fn fate(table: &Table, port: u16, from: Option<IpAddr>) -> Fate {
-    fate_of(table, Packet { proto: "tcp", port, from })
+fn fate(rules: &Ruleset, port: u16, from: Option<IpAddr>) -> Fate {
+    fate_of(rules, Packet { proto: "tcp", port, from })
 }
 
-fn fate_of(table: &Table, packet: Packet) -> Fate {
+fn fate_of(rules: &Ruleset, packet: Packet) -> Fate {
+    let none = Table::default();
+    let table = rules.filter().unwrap_or(&none);
     let fate = incoming(table, packet);
     if fate.is_open() || fate.is_shut() {
         return fate;
@@ -170,6 +220,9 @@ fn ports(look: &Look<'_>) -> Result<Vec<Port>> {
     for one in found {
         add(one.port, one.address.is_ipv4(), one.address.is_ipv6());
     }
+    if look.supposed.sshd_runs {
+        configured.iter().for_each(|number| add(*number, true, true));
+    }
     if look.facts.sshd_mode == SshdMode::Socket {
         for number in socket_ports(look.probe)? {
             // `[::]` of a socket unit takes both families.
@@ -195,6 +248,9 @@ fn ports(look: &Look<'_>) -> Result<Vec<Port>> {
 
 /// The rules that the kernel has, or will have.
 fn firewall(look: &Look<'_>, name: &str) -> Firewall {
+    if look.supposed.no_firewall {
+        return Ok(Ruleset::default());
+    }
     let save = format!("/usr/sbin/{name}-save");
     if !look.probe.has_program(&save) {
         return Err(format!("{save} is not there, so the firewall cannot be read"));
@@ -220,5 +276,5 @@ fn firewall(look: &Look<'_>, name: &str) -> Firewall {
             }
         }
     }
-    Ok(rules.filter().cloned().unwrap_or_default())
+    Ok(rules)
 }

@@ -210,6 +210,24 @@ impl Line {
         }
     }
 
+    /// True for a line that a login cannot count on: bound to an origin, a command or an end.
+    pub fn is_bound(&self) -> bool {
+        ["from", "command", "expiry-time", "restrict"].iter().any(|name| self.option(name).is_some())
+    }
+
+    /// What is weak about the key by itself (NIST SP 800-57 part 1, table 2: 112 bits of strength at least, which is RSA of
+    /// 2048 bits; DSA keys have 1024), whether or not sshd takes it.
+    pub fn weakness(&self) -> Option<String> {
+        match self.entry.algorithm.as_str() {
+            "ssh-dss" => Some("a DSA key, which has 1024 bits".to_owned()),
+            "ssh-rsa" => match rsa_bits_of(&self.entry.blob) {
+                None => Some("an RSA key that does not decode".to_owned()),
+                Some(bits) => (bits < 2048).then(|| format!("an RSA key of {bits} bits")),
+            },
+            _ => None,
+        }
+    }
+
     /// What makes two lines one key.
     pub fn blob(&self) -> &str {
         self.entry.blob.trim_end_matches('=')

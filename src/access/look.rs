@@ -16,6 +16,15 @@ use crate::types::AbsPath;
 
 use super::after::After;
 
+/// What is taken as given where what is in effect just now does not tell what matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Supposed {
+    /// sshd runs as its files say, though it does not.
+    pub sshd_runs: bool,
+    /// No firewall keeps anybody out: its rules cannot be seen.
+    pub no_firewall: bool,
+}
+
 /// What sshd says, or why it says nothing.
 type Said = std::result::Result<Rc<Effective>, String>;
 
@@ -31,6 +40,8 @@ pub struct Look<'a> {
     pub passwd: Vec<PasswdEntry>,
     /// The moment, in UTC.
     pub now: jiff::civil::DateTime,
+    /// What is taken as given.
+    pub supposed: Supposed,
     shadow: Records,
     groups: Vec<GroupEntry>,
     config: Vec<(AbsPath, ConfigText)>,
@@ -66,6 +77,7 @@ impl<'a> Look<'a> {
             after,
             passwd,
             now,
+            supposed: Supposed::default(),
             shadow: records(Database::Shadow)?,
             groups: records(Database::Group)?.group(),
             config: config(probe)?,

@@ -26,10 +26,17 @@ const STRONG: [&str; 5] = ["docker", "lxd", "incus", "incus-admin", "disk"];
 /// # Errors
 /// When the databases, sshd's files or the sockets cannot be read.
 pub fn ways(facts: &Facts, probe: &dyn Probe, after: Option<&After<'_>>, only: &[String]) -> Result<Ways> {
-    let look = Look::new(facts, after.map_or(probe, |after| after as &dyn Probe), after)?;
-    let (doors, pam, rules) = (Doors::new(&look)?, Pam::new(&look)?, Rules::new(&look));
+    ways_of(&Look::new(facts, after.map_or(probe, |after| after as &dyn Probe), after)?, only)
+}
+
+/// The same by a look that was taken.
+///
+/// # Errors
+/// When the sockets, or what PAM and the network's sources are configured by, cannot be read.
+pub fn ways_of(look: &Look<'_>, only: &[String]) -> Result<Ways> {
+    let (doors, pam, rules) = (Doors::new(look)?, Pam::new(look)?, Rules::new(look));
     let mut ways = Ways { unknown: doors.unknown.clone(), ..Ways::default() };
-    let shared: Vec<String> = doors.named().into_iter().chain(pam.named()).chain(of_sshd(&look)).collect();
+    let shared: Vec<String> = doors.named().into_iter().chain(pam.named()).chain(of_sshd(look)).collect();
     let (everywhere, left_out) = places(shared.iter().cloned());
     if left_out > 0 {
         ways.unknown.push(format!("{left_out} more ranges that rules name were not followed"));
@@ -39,17 +46,17 @@ pub fn ways(facts: &Facts, probe: &dyn Probe, after: Option<&After<'_>>, only: &
             everywhere.iter().map(|place| (place, doors.passes_to(*port, place).0)).collect();
         ways.doors.push(Door { port: port.number, from: sum(&held, doors.has_v6()) });
     }
-    if let Some(source) = of_the_network(&look)? {
+    if let Some(source) = of_the_network(look)? {
         ways.unknown.push(format!("accounts of {source} (nsswitch.conf) are not judged"));
     }
     for account in &look.passwd {
         if !only.is_empty() && !only.contains(&account.name) {
             continue;
         }
-        if let Some(one) = one(&look, &doors, &pam, &rules, account, &shared)? {
+        if let Some(one) = one(look, &doors, &pam, &rules, account, &shared)? {
             ways.accounts.push(one);
         }
-        if console(&look, &pam, account) {
+        if console(look, &pam, account) {
             ways.console.push(account.name.clone());
         }
     }

@@ -11,13 +11,21 @@ use crate::types::{AbsPath, Word as _};
 
 use super::look::Look;
 
-/// One line of a stack.
+/// One line of a stack, where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    place: String,
-    kind: String,
-    module: String,
-    args: Vec<String>,
+    /// `file:line`
+    pub place: String,
+    /// What it says.
+    pub rule: pam::Rule,
+}
+
+impl std::ops::Deref for Rule {
+    type Target = pam::Rule;
+
+    fn deref(&self) -> &pam::Rule {
+        &self.rule
+    }
 }
 
 /// The stacks of sshd and of the console.
@@ -91,12 +99,7 @@ impl Pam {
                 nologin = nologin.or(Some(path));
             }
         }
-        Ok(Self {
-            sshd: stack(look, "sshd", DEPTH)?,
-            login: stack(look, "login", DEPTH)?,
-            access: look.text(RULES)?,
-            nologin,
-        })
+        Ok(Self { sshd: stack_of(look, "sshd")?, login: stack_of(look, "login")?, access: look.text(RULES)?, nologin })
     }
 
     /// Ranges that access.conf names.
@@ -193,6 +196,13 @@ fn closed(path: &'static str) -> String {
 }
 
 /// All lines of a service, includes replaced by what they bring.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn stack_of(look: &Look<'_>, service: &str) -> Result<Vec<Rule>> {
+    stack(look, service, DEPTH)
+}
+
 fn stack(look: &Look<'_>, service: &str, depth: usize) -> Result<Vec<Rule>> {
     let Ok(path) = AbsPath::parse(&format!("/etc/pam.d/{service}")) else { return Ok(Vec::new()) };
     let bytes = look.probe.read(&path, &Actor::Root)?.filter(|_| depth > 0).unwrap_or_default();
@@ -203,9 +213,7 @@ fn stack(look: &Look<'_>, service: &str, depth: usize) -> Result<Vec<Rule>> {
                 let brought = stack(look, &other, depth - 1)?;
                 rules.extend(brought.into_iter().filter(|rule| kind.as_ref().is_none_or(|kind| rule.kind == *kind)));
             }
-            Some(pam::Line::Rule(kind, module, args)) => {
-                rules.push(Rule { place: format!("{path}:{}", at + 1), kind, module, args });
-            }
+            Some(pam::Line::Rule(rule)) => rules.push(Rule { place: format!("{path}:{}", at + 1), rule }),
             None => {}
         }
     }

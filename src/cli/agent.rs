@@ -22,6 +22,7 @@ use crate::resource::{LoadedFile, Unguarded};
 use crate::target::sandbox::{INSIDE_V4, INSIDE_V6, sources};
 
 use super::args::LogVerb;
+use super::audit::{self, Asked};
 use super::job::{Handed, Job, NoJob};
 use super::strike::{self, Fault};
 use super::{Ending, inside, state};
@@ -42,6 +43,8 @@ pub enum Act {
     },
     /// In a copy that was booted with the changes in it: nothing may be left to do, and all is proven.
     Prove,
+    /// In a copy: judge it, and hold it against the playbook if there is one.
+    Audit(Asked),
     /// In a copy: a guarded run that is struck in the middle.
     Fault(Fault),
     /// On a tree: make what was agreed to and rehearsed. Its run is then pending.
@@ -187,6 +190,10 @@ fn run(sink: &mut dyn Sink) -> Result<Ending> {
     };
     match order.act {
         Act::Plan => plan(&job(order.sources)?, &host, sink),
+        Act::Audit(asked) => {
+            let job = (!order.playbook.is_empty()).then(|| job(order.sources)).transpose()?;
+            audit::judged(asked, job, &host, sink)
+        }
         Act::Rehearse { ask } => rehearse(&job(order.sources)?, &host, ask, sink),
         Act::Fault(fault) => strike::run(&job(order.sources)?, &host, fault, sink),
         Act::Prove => prove(&job(order.sources)?, &host, sink),

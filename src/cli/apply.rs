@@ -12,9 +12,10 @@ use crate::outcome::{Event, Sink as _};
 use crate::proof::held;
 use crate::types::{PublicKey, UserName};
 
-use super::args::{ApplyArgs, Global, TargetArg};
+use super::args::{ApplyArgs, Global};
 use super::job::{Declared, Job};
 use super::live::Live;
+use super::target::TargetArg;
 use super::terminal::Terminal;
 use super::{Ending, evidence, example, loader, rehearse, state, tree};
 
@@ -32,7 +33,7 @@ pub fn run(args: &ApplyArgs, global: &Global, terminal: &mut Terminal) -> Result
             return rehearse::run(&job, rehearse::REHEARSE, "/".as_ref(), &global.leave_out, terminal);
         }
         TargetArg::Rootfs(dir) => return tree::apply(&job, args, &dir, &global.leave_out, terminal),
-        TargetArg::Local | TargetArg::Ssh(_) => {}
+        TargetArg::Local | TargetArg::Ssh(_) | TargetArg::Container(_) => {}
     }
     state::need_root("to change this host")?;
     let host = RealHost::new();

@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, V
 
 use super::far::args::LoginArgs;
 use super::fleet::args::FleetArgs;
+use super::target::TargetArg;
 use crate::outcome::Exit;
 use crate::outcome::audit::{Grade, Severity};
 use crate::target::ssh::Destination;
@@ -40,8 +41,9 @@ pub struct Global {
     /// Text for people, or one JSON event a line
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     pub format: Format,
-    /// Which host: local, sandbox (a throw-away copy of it), rootfs:DIR, or ssh://USER@HOST[:PORT]
-    #[arg(long, global = true, value_name = "TARGET", value_parser = target, conflicts_with = "root")]
+    /// Which host: local, sandbox (a throw-away copy of it), rootfs:DIR, docker:NAME, podman:NAME, image:REF (a container
+    /// of it, made for this and removed), or ssh://USER@HOST[:PORT]
+    #[arg(long, global = true, value_name = "TARGET", value_parser = TargetArg::parse, conflicts_with = "root")]
     pub target: Option<TargetArg>,
     /// Short for --target rootfs:DIR: a tree that is not running, such as an image; for rehearse and plan, the tree to
     /// copy. apply changes its files only, proven on booted copies; rollback, history, show and log work on its runs
@@ -84,19 +86,6 @@ pub enum Colour {
     Never,
 }
 
-/// Which host is meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TargetArg {
-    /// This machine.
-    Local,
-    /// A throw-away copy of it.
-    Sandbox,
-    /// A tree.
-    Rootfs(PathBuf),
-    /// A host over SSH; see [`Global::far`].
-    Ssh(Destination),
-}
-
 /// The verbs.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Verb {
@@ -110,6 +99,8 @@ pub enum Verb {
     Access(AccessArgs),
     /// Judge what is in effect on this host, and hold it against a playbook
     Audit(AuditArgs),
+    /// Show what moved between two audits that were kept; looks at no host
+    Diff(DiffArgs),
     /// Undo a run, byte for byte
     Rollback(RollbackArgs),
     /// Keep a pending run, from a new login through the new door
@@ -177,12 +168,25 @@ pub struct AuditArgs {
     /// Fail only for findings of at least this severity: low, medium, high or critical
     #[arg(long, value_name = "SEVERITY")]
     pub severity: Option<Severity>,
-    /// Write a report, too: junit=FILE or sarif=FILE; may be given several times
+    /// Write a report, too: junit=FILE, sarif=FILE or html=FILE (one page that needs nothing else); may be given several
+    /// times
     #[arg(long, value_name = "FORM=FILE", value_parser = super::audit::report)]
     pub report: Vec<(super::audit::Form, PathBuf)>,
     /// List the checks with what they see; looks at no host
     #[arg(long, conflicts_with_all = ["playbook", "fail_under", "severity", "report"])]
     pub list: bool,
+    /// Nothing runs there: what would is judged
+    #[arg(long, hide = true)]
+    pub at_rest: bool,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Clone, Args)]
+pub struct DiffArgs {
+    /// What `keyward audit --format json` printed, of one host or many
+    pub before: PathBuf,
+    /// The same, later
+    pub after: PathBuf,
 }
 
 /// Arguments of `apply`.
@@ -400,16 +404,6 @@ impl Global {
 
 fn plain_path(text: &str) -> Result<AbsPath, String> {
     AbsPath::parse(text).map_err(|invalid| invalid.why)
-}
-
-fn target(text: &str) -> Result<TargetArg, String> {
-    match (text, text.split_once(':')) {
-        ("local", _) => Ok(TargetArg::Local),
-        ("sandbox", _) => Ok(TargetArg::Sandbox),
-        (_, Some(("rootfs", dir))) if !dir.is_empty() => Ok(TargetArg::Rootfs(PathBuf::from(dir))),
-        (_, Some(("ssh", _))) => super::far::args::destination(text).map(TargetArg::Ssh),
-        _ => Err("write local, sandbox, rootfs:DIR or ssh://USER@HOST".to_owned()),
-    }
 }
 
 pub fn window(text: &str) -> Result<std::time::Duration, String> {

@@ -3,29 +3,37 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::change::Risk;
+use serde::{Deserialize, Serialize};
+
+use crate::change::{Change, Note, Plan, Promise, Risk};
+use crate::engine;
 use crate::error::{Failure, Result};
 use crate::facts::Facts;
 use crate::host::Probe;
 use crate::host::real::RealHost;
-use crate::judge::{self, CHECKS, Depth, SOURCES, Scene};
-use crate::outcome::audit::{Audit, Finding, Ruling, Score, Severity, VERSION};
-use crate::outcome::{Event, Exit, Proven, Sink as _};
+use crate::judge::{self, CHECKS, Depth, HIDDEN_RULES, SOURCES, Scene, hides_rules};
+use crate::outcome::audit::{Audit, Finding, Grade, Ruling, Score, Severity, VERSION};
+use crate::outcome::{Event, Exit, Proven, Sink};
 use crate::report::audit::verdict;
-use crate::report::{junit, sarif};
+use crate::report::{html, junit, sarif};
+use crate::resource::AccessCheck;
 use crate::resources::audit::Waiver;
 use crate::types::{Day, Word as _};
 
 use super::args::{AuditArgs, Global};
 use super::job::Job;
 use super::state::quoted;
+use super::target::TargetArg;
 use super::terminal::Terminal;
-use super::{Ending, print_file, state};
+use super::{Ending, print_file, rehearse, state};
 
 /// The check by which a host is held against its playbook.
 const PLAYBOOK: &str = "playbook";
+/// The resource that needs a say over the network.
+const FIREWALL: &str = "firewall";
+/// The resource whose daemon does not run where nothing does.
+const SSHD: &str = "sshd";
 
 /// A form of report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +42,11 @@ pub enum Form {
     Junit,
     /// SARIF 2.1.0.
     Sarif,
+    /// One page of HTML.
+    Html,
 }
 
-/// `junit=FILE` or `sarif=FILE`.
+/// `junit=FILE`, `sarif=FILE` or `html=FILE`.
 ///
 /// # Errors
 /// What is wrong with it, with the fix.
@@ -45,7 +55,26 @@ pub fn report(text: &str) -> std::result::Result<(Form, PathBuf), String> {
     match named {
         Some(("junit", file)) => Ok((Form::Junit, file.into())),
         Some(("sarif", file)) => Ok((Form::Sarif, file.into())),
-        _ => Err("not a form and a file: write junit=FILE or sarif=FILE".to_owned()),
+        Some(("html", file)) => Ok((Form::Html, file.into())),
+        _ => Err("not a form and a file: write junit=FILE, sarif=FILE or html=FILE".to_owned()),
+    }
+}
+
+/// What is asked of an audit, wherever it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Fail only below this grade.
+    fail_under: Option<Grade>,
+    /// Fail only for findings of at least this severity.
+    severity: Option<Severity>,
+    /// Nothing runs there: what would is judged.
+    at_rest: bool,
+}
+
+impl Asked {
+    /// As it was typed.
+    pub const fn of(args: &AuditArgs) -> Self {
+        Self { fail_under: args.fail_under, severity: args.severity, at_rest: args.at_rest }
     }
 }
 
@@ -54,8 +83,14 @@ pub fn run(args: &AuditArgs, global: &Global, terminal: &mut Terminal) -> Result
     if args.list {
         return print_file("checks", &list(), global.format);
     }
-    state::only_local(global)?;
-    state::need_root("to judge this host")?;
+    let root = match global.target() {
+        TargetArg::Local | TargetArg::Ssh(_) | TargetArg::Container(_) => None,
+        TargetArg::Sandbox => Some(PathBuf::from("/")),
+        TargetArg::Rootfs(dir) => Some(dir),
+    };
+    if root.is_none() {
+        state::need_root("to judge this host")?;
+    }
     let job = match &args.playbook {
         None => None,
         Some(playbook) => match terminal.job(playbook)? {
@@ -63,97 +98,131 @@ pub fn run(args: &AuditArgs, global: &Global, terminal: &mut Terminal) -> Result
             Err(ending) => return Ok(ending),
         },
     };
-    let waivers = job.as_ref().map(|job| job.waivers.as_slice()).unwrap_or_default();
-    check_names(waivers)?;
-    let host = RealHost::new();
-    host.look_ahead(&Facts::questions(&host));
-    let facts = Facts::gather(&host)?;
-    let mut findings = job.as_ref().map(|job| held_against(job, &host)).unwrap_or_default();
-    findings.extend(judge::judge(&Scene::new(&facts, &host)?));
+    check_names(job.as_ref().map(|job| job.waivers.as_slice()).unwrap_or_default())?;
+    match root {
+        None => judged(Asked::of(args), job, &RealHost::new(), terminal),
+        Some(root) => {
+            let sources = job.map(|job| (job.about.playbook, job.sources)).unwrap_or_default();
+            rehearse::audit(args, sources, &root, &global.leave_out, terminal)
+        }
+    }
+}
+
+/// Judges the host that this process is on.
+///
+/// # Errors
+/// When nothing could be said of it.
+pub fn judged(asked: Asked, job: Option<Job>, host: &RealHost, sink: &mut dyn Sink) -> Result<Ending> {
+    host.look_ahead(&Facts::questions(host));
+    let facts = Facts::gather(host)?;
+    let (playbook, waivers) =
+        job.as_ref().map(|job| (job.about.playbook.clone(), job.waivers.clone())).unwrap_or_default();
+    let mut findings = job.map(|job| held_against(job, &facts, asked, host)).unwrap_or_default();
+    findings.extend(judge::judge(&Scene::new(&facts, host)?));
     host.end_look();
-    bear(&mut findings, waivers, Day::today());
+    bear(&mut findings, &waivers, Day::today());
     findings.sort_by_key(|one| (one.ruling, std::cmp::Reverse(one.severity)));
-    let playbook = job.map(|job| job.about.playbook).unwrap_or_default();
     let score = Score::of(&findings);
     let at = jiff::Timestamp::now().to_string();
     let audit = Audit { version: VERSION, host: facts.hostname, playbook, at, score, findings };
-    let exit = exit(&audit, args);
+    let exit = exit(&audit, asked);
     let next = next(&audit, exit);
     let told = verdict(&audit);
-    terminal.event(Event::Audited { audit: Box::new(audit) });
+    sink.event(Event::Audited { audit: Box::new(audit) });
     Ok(Ending::new(exit, told, next))
 }
 
-/// What differs from the playbook, a finding a change. A host on which keyward would refuse to work cannot be told.
-fn held_against(job: &Job, host: &RealHost) -> Vec<Finding> {
-    let mut said: Vec<Event> = Vec::new();
-    let assessed = job.assess(host, Duration::ZERO, &mut said);
-    let playbook = &job.about.playbook;
-    let apply = format!("keyward apply {}", quoted(playbook));
-    let new = |ruling, severity, about: &str, saw: &str| Finding {
+/// What an audit asks is whether the host is as the playbook says, not whether keyward would bring it there.
+struct NoRule;
+
+impl AccessCheck for NoRule {
+    fn check(&self, _: &[Promise], _: &[Change], _: &Facts, _: &dyn Probe) -> Result<Vec<Note>> {
+        Ok(Vec::new())
+    }
+}
+
+/// A finding about the playbook.
+fn of_playbook(ruling: Ruling, severity: Severity, about: &str) -> Finding {
+    let holds = match ruling {
+        Ruling::Pass => Proven::Yes,
+        Ruling::Fail => Proven::No,
+        Ruling::Unknown | Ruling::Waived | Ruling::NotApplicable => Proven::Unknown,
+    };
+    Finding {
         check: PLAYBOOK.to_owned(),
         title: "the host is as the playbook says".to_owned(),
         severity,
         about: about.to_owned(),
         ruling,
         why: String::new(),
-        saw: saw.to_owned(),
+        saw: String::new(),
         place: String::new(),
-        now: if ruling == Ruling::Fail { Proven::No } else { Proven::Unknown },
-        after_reboot: if ruling == Ruling::Fail { Proven::No } else { Proven::Unknown },
-        fix: if ruling == Ruling::Fail { apply.clone() } else { String::new() },
+        now: holds,
+        after_reboot: holds,
+        fix: String::new(),
         references: Vec::new(),
+    }
+}
+
+/// What differs from the playbook, a finding a change; and what cannot hold there.
+fn held_against(mut job: Job, facts: &Facts, asked: Asked, host: &dyn Probe) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let cannot = |about: &str, why: &str| Finding {
+        why: why.to_owned(),
+        ..of_playbook(Ruling::NotApplicable, Severity::High, about)
     };
-    let plan = match assessed {
+    if hides_rules(facts, host) {
+        let before = job.tasks.len();
+        job.tasks.retain(|task| task.resource() != FIREWALL);
+        found.extend((job.tasks.len() < before).then(|| cannot(FIREWALL, HIDDEN_RULES)));
+    }
+    let plan = match engine::look(&job.tasks, &job.about, host, &NoRule) {
         Ok((_, plan)) => plan,
-        Err(ending) => {
-            let failures = said.into_iter().filter_map(|event| match event {
-                Event::Failed { failure } => Some(failure),
-                _ => None,
-            });
-            let told = |failure: Failure| Finding {
-                why: [failure.what.as_str(), &failure.why]
-                    .into_iter()
-                    .filter(|text| !text.is_empty())
-                    .collect::<Vec<_>>()
-                    .join(": "),
-                fix: failure.hint,
-                ..new(Ruling::Unknown, Severity::High, &failure.place, "")
-            };
-            let mut found: Vec<Finding> = failures.map(told).collect();
-            if found.is_empty() {
-                found.push(Finding { why: ending.verdict, ..new(Ruling::Unknown, Severity::High, "", "") });
-            }
+        Err(failures) => {
+            found.extend(failures.into_iter().map(|failure| {
+                Finding {
+                    why: [failure.what, failure.why]
+                        .into_iter()
+                        .filter(|text| !text.is_empty())
+                        .collect::<Vec<_>>()
+                        .join(": "),
+                    fix: failure.hint,
+                    ..of_playbook(Ruling::Unknown, Severity::High, &failure.place)
+                }
+            }));
             return found;
         }
     };
-    let mut found: Vec<Finding> = plan
-        .changes
-        .iter()
-        .map(|change| {
-            let severity = match change.risk {
-                Risk::Access => Severity::High,
-                Risk::Service => Severity::Medium,
-                Risk::None => Severity::Low,
-            };
-            let differs: Vec<String> = change
-                .differences
-                .iter()
-                .map(|one| format!("{} is {}, not {}", one.path, one.have, one.want))
-                .collect();
-            let saw = if differs.is_empty() { format!("not done: {}", change.summary) } else { differs.join("; ") };
-            new(Ruling::Fail, severity, &change.key, &saw)
-        })
-        .collect();
-    found.extend(plan.deferred.iter().map(|(task, on)| Finding {
-        why: format!("is not judged before {on} is there"),
-        ..new(Ruling::Unknown, Severity::High, task, "")
-    }));
-    if found.is_empty() {
-        let (now, after_reboot) = (Proven::Yes, Proven::Yes);
-        found.push(Finding { now, after_reboot, ..new(Ruling::Pass, Severity::High, "", "nothing differs") });
+    let only_starts = |change: &&Change| asked.at_rest && change.resource == SSHD && change.steps.is_empty();
+    let (rests, differ): (Vec<&Change>, Vec<&Change>) = plan.changes.iter().partition(only_starts);
+    found.extend(rests.iter().map(|change| cannot(&change.key, "nothing is started in an image that is looked at")));
+    found.extend(differ.iter().map(|change| differs(change, &job.about.playbook)));
+    found.extend(deferred(&plan));
+    if !found.iter().any(|one| matches!(one.ruling, Ruling::Fail | Ruling::Unknown)) {
+        let saw = "nothing differs".to_owned();
+        found.push(Finding { saw, ..of_playbook(Ruling::Pass, Severity::High, "") });
     }
     found
+}
+
+fn differs(change: &Change, playbook: &str) -> Finding {
+    let severity = match change.risk {
+        Risk::Access => Severity::High,
+        Risk::Service => Severity::Medium,
+        Risk::None => Severity::Low,
+    };
+    let differences: Vec<String> =
+        change.differences.iter().map(|one| format!("{} is {}, not {}", one.path, one.have, one.want)).collect();
+    let saw = if differences.is_empty() { format!("not done: {}", change.summary) } else { differences.join("; ") };
+    let fix = format!("keyward apply {}", quoted(playbook));
+    Finding { saw, fix, ..of_playbook(Ruling::Fail, severity, &change.key) }
+}
+
+fn deferred(plan: &Plan) -> impl Iterator<Item = Finding> {
+    plan.deferred.iter().map(|(task, on)| Finding {
+        why: format!("is not judged before {on} is there"),
+        ..of_playbook(Ruling::Unknown, Severity::High, task)
+    })
 }
 
 /// A waiver for what is no check would bear nothing, unnoticed.
@@ -184,12 +253,12 @@ fn bear(findings: &mut [Finding], waivers: &[Waiver], today: Day) {
 }
 
 /// How an audit ends by what was asked for.
-pub fn exit(audit: &Audit, args: &AuditArgs) -> Exit {
-    if args.fail_under.is_some_and(|grade| audit.score.grade < grade) {
+pub fn exit(audit: &Audit, asked: Asked) -> Exit {
+    if asked.fail_under.is_some_and(|grade| audit.score.grade < grade) {
         return Exit::Differs;
     }
     // A grade alone counts what could not be told against the host already.
-    let least = match (args.severity, args.fail_under) {
+    let least = match (asked.severity, asked.fail_under) {
         (None, Some(_)) => return Exit::AsAsked,
         (severity, _) => severity.unwrap_or(Severity::Low),
     };
@@ -232,6 +301,7 @@ impl Reports {
             let text = match form {
                 Form::Junit => junit::text(audit),
                 Form::Sarif => sarif::text(audit),
+                Form::Html => html::text(audit),
             };
             file.write_all(text.as_bytes()).map_err(|error| unwritten(path, &error))?;
         }
@@ -267,7 +337,6 @@ fn list() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::audit::Grade;
 
     fn finding(check: &str, about: &str, severity: Severity, ruling: Ruling) -> Finding {
         let text = String::new;
@@ -325,7 +394,7 @@ mod tests {
             let score = Score::of(&findings);
             let text = String::new;
             let audit = Audit { version: VERSION, host: text(), playbook: text(), at: text(), score, findings };
-            exit(&audit, &AuditArgs { playbook: None, fail_under, severity, report: Vec::new(), list: false })
+            exit(&audit, Asked { fail_under, severity, at_rest: false })
         };
         use Ruling::{Fail, Pass, Unknown, Waived};
         use Severity::{Critical, High, Low};

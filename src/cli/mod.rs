@@ -10,6 +10,7 @@ mod cancel;
 mod completions;
 mod confirm;
 mod detach;
+mod diff;
 mod evidence;
 mod example;
 mod explain;
@@ -40,6 +41,7 @@ mod state;
 mod status;
 mod strike;
 mod talk;
+mod target;
 mod terminal;
 mod tree;
 mod uninstall;
@@ -55,7 +57,8 @@ use crate::error::{Failure, Result};
 use crate::host::real::prepare_process_with;
 use crate::outcome::{Event, Exit, Sink};
 
-use args::{Cli, Format, TargetArg, Verb};
+use args::{Cli, Format, Verb};
+use target::TargetArg;
 use terminal::Terminal;
 
 /// How a verb ended: exit, verdict, next command and the run's id.
@@ -133,9 +136,10 @@ fn run(cli: &Cli) -> ExitCode {
         if let Some(option) = cli.global.fleet.given() {
             return Err(Failure::input(option, "is about many hosts, and no inventory was named").hint("add -i FILE"));
         }
-        match cli.global.far() {
-            Some(destination) => far::run(cli, destination, &mut terminal),
-            None => near(cli, &mut terminal),
+        match (cli.global.far(), &cli.global.target) {
+            (Some(destination), _) => far::run(cli, destination, &mut terminal),
+            (None, Some(TargetArg::Container(named))) => far::container::run(cli, named, &mut terminal),
+            (None, _) => near(cli, &mut terminal),
         }
     });
     let ending = ended.unwrap_or_else(|failure| {
@@ -161,6 +165,7 @@ const fn shows(verb: &Verb) -> bool {
         Verb::Plan(_)
             | Verb::Access(_)
             | Verb::Audit(_)
+            | Verb::Diff(_)
             | Verb::Lint(_)
             | Verb::Rehearse(_)
             | Verb::Status
@@ -188,6 +193,7 @@ fn verb(cli: &Cli, terminal: &mut Terminal) -> Result<Ending> {
         Verb::Apply(args) => apply::run(args, global, terminal),
         Verb::Rehearse(args) => rehearse(args, global, terminal),
         Verb::Lint(args) => lint::run(args, terminal),
+        Verb::Diff(args) => diff::run(args, terminal),
         Verb::Schema => schema::run(format),
         Verb::Init(args) => init::run(args, terminal),
         Verb::Explain(args) => explain::run(args, format),
@@ -222,7 +228,7 @@ fn rehearse(args: &args::RehearseArgs, global: &args::Global, terminal: &mut Ter
     };
     let root = match global.target() {
         TargetArg::Rootfs(dir) => dir,
-        TargetArg::Local | TargetArg::Sandbox | TargetArg::Ssh(_) => PathBuf::from("/"),
+        TargetArg::Local | TargetArg::Sandbox | TargetArg::Ssh(_) | TargetArg::Container(_) => PathBuf::from("/"),
     };
     if let Some(fault) = args.fault {
         return fault::run(&job, fault, &root, &global.leave_out, terminal);

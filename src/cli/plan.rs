@@ -8,7 +8,8 @@ use crate::host::real::RealHost;
 use crate::outcome::{Event, Exit, Sink as _};
 
 use super::agent::Act;
-use super::args::{Global, PlanArgs, TargetArg};
+use super::args::{Global, PlanArgs};
+use super::target::TargetArg;
 use super::terminal::Terminal;
 use super::{Ending, evidence, example, rehearse, state};
 
@@ -21,7 +22,7 @@ pub fn run(args: &PlanArgs, global: &Global, terminal: &mut Terminal) -> Result<
     match global.target() {
         TargetArg::Sandbox => return rehearse::run(&job, Act::Plan, "/".as_ref(), &global.leave_out, terminal),
         TargetArg::Rootfs(dir) => return rehearse::run(&job, Act::Plan, &dir, &global.leave_out, terminal),
-        TargetArg::Local | TargetArg::Ssh(_) => {}
+        TargetArg::Local | TargetArg::Ssh(_) | TargetArg::Container(_) => {}
     }
     state::need_root("to look at this host")?;
     let host = RealHost::new();

@@ -6,10 +6,14 @@ use std::path::Path;
 use crate::change::Note;
 use crate::error::Result;
 use crate::outcome::{Event, Exit, Sink};
+use crate::resource::LoadedFile;
 use crate::target::sandbox::{Options, Sandbox};
 use crate::types::AbsPath;
 
 use super::agent::{Act, Order};
+use super::args::{AuditArgs, Verb};
+use super::audit::Asked;
+use super::far::{Heed, Wary};
 use super::job::Job;
 use super::talk::{absolute, talk};
 use super::{Ending, example, fetch, state};
@@ -36,6 +40,35 @@ pub fn run(job: &Job, act: Act, root: &Path, leave_out: &[AbsPath], sink: &mut d
     let ending = ending?;
     closed?;
     Ok(told(ending, &act, job, &root, &modules, sink))
+}
+
+/// Judges a booted copy of `root`. What is in there may be anybody's: it is heeded as a host over SSH is. `sources` are the
+/// playbook's name and texts, if there is one.
+pub fn audit(
+    args: &AuditArgs,
+    sources: (String, Vec<LoadedFile>),
+    root: &Path,
+    leave_out: &[AbsPath],
+    sink: &mut dyn Sink,
+) -> Result<Ending> {
+    let root = absolute(root)?;
+    let mut sandbox = Sandbox::open(&Options { leave_out: leave_out.to_vec(), ..Options::new(root.clone()) })?;
+    let mut notes: Vec<Note> = sandbox.notes().iter().map(|text| Note::info("copy", text)).collect();
+    notes.extend(sandbox.boot()?.notes.iter().map(|text| Note::info("copy", text)));
+    let of = if root.as_str() == "/" { "this machine".to_owned() } else { root.to_string() };
+    notes.push(Note::info("copy", format!("judged on a booted copy of {of}, gone now; PID 1 in there is not systemd")));
+    let (playbook, sources) = sources;
+    let order = Order { act: Act::Audit(Asked::of(args)), playbook, sources };
+    let target = if root.as_str() == "/" { "sandbox".to_owned() } else { format!("rootfs:{root}") };
+    let mut wary =
+        Wary::new(Heed::new(&Verb::Audit(args.clone()), format!("keyward --target {}", state::quoted(&target))), sink);
+    let told = talk(&sandbox, &order, Vec::new(), &mut |_| Ok(()), &mut wary);
+    let ending = wary.ending(told);
+    let closed = sandbox.close();
+    let ending = ending?;
+    closed?;
+    notes.into_iter().for_each(|note| sink.event(Event::Note { note }));
+    Ok(ending)
 }
 
 /// What the reader must know about a rehearsal, and what to type next.

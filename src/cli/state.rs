@@ -7,7 +7,8 @@ use crate::host::ledger::{FileLedger, Ledger, MemoryLedger};
 use crate::host::shelf::DirShelf;
 use crate::types::AbsPath;
 
-use super::args::{Global, TargetArg};
+use super::args::Global;
+use super::target::TargetArg;
 
 /// Journals and the head of the audit log; 0700.
 pub const STATE: &str = "/var/lib/keyward";

@@ -10,7 +10,11 @@ use crate::outcome::Proven;
 use crate::outcome::audit::{Finding, Reference, Ruling, Severity};
 
 pub use checks::CHECKS;
-pub use scene::{Scene, Stale};
+pub use scene::{Scene, Stale, hides_rules};
+
+/// Why rules that are hidden are nobody's fault in there.
+pub const HIDDEN_RULES: &str =
+    "without CAP_NET_ADMIN no rules can be made or seen in here: who gets through to it is decided outside";
 
 /// One thing that should hold of every server.
 pub struct Check {
@@ -39,9 +43,20 @@ pub enum Depth {
 
 /// The CIS benchmark as ComplianceAsCode maps it.
 pub const CIS: &str = "CIS Debian 12";
+/// DISA's guide for Ubuntu, since there is none for Debian.
+pub const STIG: &str = "DISA STIG Ubuntu 24.04";
+/// ANSSI's recommendations for GNU/Linux.
+pub const ANSSI: &str = "ANSSI BP-028";
+/// NIST's controls.
+pub const NIST: &str = "NIST 800-53";
 
-/// Where identifiers come from.
-pub const SOURCES: [(&str, &str); 1] = [(CIS, "ComplianceAsCode/content, controls/cis_debian12.yml")];
+/// Where identifiers come from: nothing else is a source.
+pub const SOURCES: [(&str, &str); 4] = [
+    (CIS, "ComplianceAsCode/content, controls/cis_debian12.yml"),
+    (STIG, "ComplianceAsCode/content, controls/stig_ubuntu2404.yml"),
+    (ANSSI, "ComplianceAsCode/content, controls/anssi.yml"),
+    (NIST, "ComplianceAsCode/content, the rule.yml of the rules that those name"),
+];
 
 /// What a check saw at one object.
 #[derive(Debug, Clone)]
@@ -91,6 +106,11 @@ impl Seen {
         }
     }
 
+    /// What makes two of them one: what was seen at the same place.
+    fn key(&self) -> String {
+        format!("{:?} {} {} {}", self.ruling, self.place, self.saw, self.why)
+    }
+
     /// The account, port or file.
     #[must_use]
     pub fn about(mut self, about: impl Into<String>) -> Self {
@@ -121,6 +141,16 @@ impl Seen {
         if self.ruling == Ruling::Pass {
             self.ruling = Ruling::Unknown;
             why.clone_into(&mut self.why);
+        }
+        self
+    }
+
+    /// It is about what does not run now.
+    #[must_use]
+    fn once_it_runs(mut self) -> Self {
+        if matches!(self.ruling, Ruling::Pass | Ruling::Fail) {
+            self.saw = format!("once sshd runs: {}", self.saw);
+            self.now = Proven::Yes;
         }
         self
     }

@@ -4,12 +4,13 @@ use std::cell::OnceCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::access::{DROP_INS, Doors, Look, is_read, ways};
+use crate::access::{DROP_INS, Doors, Look, Supposed, is_read, ways_of};
 use crate::error::{Failure, Result};
 use crate::facts::{Facts, SSHD, SSHD_PID, SshdMode, socket_ports};
 use crate::formats::sshd_effective::Effective;
-use crate::host::{Command, Listener, Probe};
+use crate::host::{Actor, Command, Listener, Probe};
 use crate::outcome::ways::Ways;
+use crate::types::AbsPath;
 
 /// One look at a host.
 pub struct Scene<'a> {
@@ -41,15 +42,39 @@ fn nanos(text: &str) -> Option<i128> {
     Some(seconds * 1_000_000_000 + rest)
 }
 
+/// Bit of CAP_NET_ADMIN in the sets of proc_pid_status(5); without it the kernel shows no rules (capabilities(7)).
+const NET_ADMIN: u32 = 12;
+
+/// True in a container that has no say over its own network.
+pub fn hides_rules(facts: &Facts, probe: &dyn Probe) -> bool {
+    let status = probe.read(&AbsPath::fixed("/proc/self/status"), &Actor::Root).ok().flatten().unwrap_or_default();
+    let text = String::from_utf8_lossy(&status);
+    let effective = text.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    facts.container && effective.is_some_and(|set| set >> NET_ADMIN & 1 == 0)
+}
+
 impl<'a> Scene<'a> {
     /// Looks. What cannot be read is unknown to the checks that need it.
     ///
     /// # Errors
     /// When the account databases or sshd's files cannot be read: nothing could be said then.
     pub fn new(facts: &'a Facts, probe: &'a dyn Probe) -> Result<Self> {
-        let look = Look::new(facts, probe, None)?;
-        let (ways, doors) = (ways(facts, probe, None, &[]), Doors::new(&look));
+        let mut look = Look::new(facts, probe, None)?;
+        // What is not proven to be kept out counts as let in.
+        let sshd_runs = facts.sshd_mode == SshdMode::Stopped;
+        look.supposed = Supposed { sshd_runs, no_firewall: hides_rules(facts, probe) };
+        let (ways, doors) = (ways_of(&look, &[]), Doors::new(&look));
         Ok(Self { probe, facts, look, ways, doors, listeners: probe.listeners(), stale: OnceCell::new() })
+    }
+
+    /// True where sshd is judged by its files as if it ran.
+    pub const fn supposes_sshd(&self) -> bool {
+        self.look.supposed.sshd_runs
+    }
+
+    /// True where the kernel's rules cannot be seen, since whoever runs the container keeps them to himself.
+    pub const fn has_hidden_rules(&self) -> bool {
+        self.look.supposed.no_firewall
     }
 
     /// Who can get in.

@@ -2,7 +2,9 @@
 
 pub mod access;
 pub mod audit;
+pub mod drift;
 pub mod escape;
+pub mod html;
 pub mod json;
 pub mod junit;
 pub mod plan;
@@ -61,6 +63,7 @@ impl Report {
                     Event::Planned { plan } => (Channel::Result, plan::plan(plan, *detail, *style)),
                     Event::Access { now, after } => (Channel::Result, access::text(now, after.as_ref(), *style)),
                     Event::Audited { audit } => (Channel::Result, audit::text(audit, *style)),
+                    Event::Drifted { drift } => (Channel::Result, drift::text(drift, *style)),
                     Event::Finished { exit: Exit::AsAsked | Exit::Differs, next, .. } if after_plan => {
                         let next = escape::line(next);
                         (Channel::Result, if next.is_empty() { String::new() } else { format!("\nnext: {next}\n") })
@@ -88,6 +91,7 @@ const fn channel(event: &Event) -> Channel {
         Event::Planned { .. }
         | Event::Access { .. }
         | Event::Audited { .. }
+        | Event::Drifted { .. }
         | Event::Proof { .. }
         | Event::Decided { .. }
         | Event::Text { .. }

@@ -14,6 +14,7 @@ pub fn event(event: &Event, style: Style) -> String {
         Event::Planned { .. }
         | Event::Access { .. }
         | Event::Audited { .. }
+        | Event::Drifted { .. }
         | Event::Hello { .. }
         | Event::Asked { .. }
         | Event::Host { .. }

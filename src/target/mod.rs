@@ -1,9 +1,12 @@
-//! Where a session runs: on this host, in a throw-away copy of one, or on another host over SSH.
+//! Where a session runs: on this host, in a throw-away copy of one, on another host over SSH, or in a container.
 
 mod boot;
+pub mod container;
 mod netlink;
+pub mod put;
 pub mod sandbox;
 pub mod ssh;
+pub mod talk;
 pub mod vantage;
 
 use std::ffi::OsString;

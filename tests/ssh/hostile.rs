@@ -6,7 +6,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keyward::target::ssh::{Limits, Trust};
+use keyward::target::ssh::Trust;
+use keyward::target::talk::Limits;
 use russh::server::{self, Auth, ChannelOpenHandle, Msg, Session};
 use russh::{Channel, ChannelId, Preferred, kex};
 

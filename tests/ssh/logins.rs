@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use keyward::target::sandbox::{INSIDE_V4, INSIDE_V6};
-use keyward::target::ssh::{Heard, Limits, Question, Trouble};
+use keyward::target::ssh::{Question, Trouble};
+use keyward::target::talk::{Heard, Limits, Talk as _};
 
 use super::agent;
 use super::support::{SUITES, tree};

@@ -4,9 +4,11 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use keyward::error::{Failure, Kind};
+use keyward::target::put::Programs;
 use keyward::target::sandbox::INSIDE_V4;
-use keyward::target::ssh::push::{Become, Programs, Started, start};
-use keyward::target::ssh::{Heard, Limits, Link};
+use keyward::target::ssh::Link;
+use keyward::target::ssh::push::{Become, Started, start};
+use keyward::target::talk::{Heard, Limits, Talk as _};
 use keyward::types::Secret;
 
 use super::support::{KEYWARD, SUITES};
@@ -58,7 +60,7 @@ fn every_release_keeps_it_by_its_hash_and_runs_it_as_root() {
         let arguments = ["__agent", "it's", "a b", "", "$(id)", "-n"];
         let mut first = run(&root, &Become::Already, &program("1"), &arguments)
             .unwrap_or_else(|failure| panic!("{suite}: {failure}"));
-        assert!(first.uploaded && first.architecture == HERE, "{suite}");
+        assert!(first.put.uploaded && first.put.architecture == HERE, "{suite}");
         assert_eq!(
             (line(&mut first), line(&mut first)),
             ("version 1 of 0".into(), "<__agent><it's><a b><><$(id)><-n>".into()),
@@ -69,7 +71,7 @@ fn every_release_keeps_it_by_its_hash_and_runs_it_as_root() {
         // Again: nothing is uploaded. By sudo with its password, while the first one runs.
         let mut second = run(&deploy, &with(DEPLOY_PASSWORD), &program("1"), &[])
             .unwrap_or_else(|failure| panic!("{suite}: {failure}"));
-        assert!(!second.uploaded && second.hash == first.hash, "{suite}");
+        assert!(!second.put.uploaded && second.put.hash == first.put.hash, "{suite}");
         assert_eq!(line(&mut second), "version 1 of 0", "{suite}");
         let list = |world: &World| {
             world
@@ -78,12 +80,12 @@ fn every_release_keeps_it_by_its_hash_and_runs_it_as_root() {
                 .ok()
                 .stdout
         };
-        let listed = format!("700 0 directory\n{0}\n{0}.ok\n700 0\n600 0\n", first.hash);
+        let listed = format!("700 0 directory\n{0}\n{0}.ok\n700 0\n600 0\n", first.put.hash);
         assert_eq!(list(&world), listed, "{suite}");
         // A file that is not what its name says is written anew.
-        world.bed.sh(&format!("echo evil >{DIRECTORY}/{}", first.hash)).ok();
+        world.bed.sh(&format!("echo evil >{DIRECTORY}/{}", first.put.hash)).ok();
         let mut third = run(&root, &Become::Already, &program("1"), &[]).unwrap();
-        assert!(third.uploaded && line(&mut third) == "version 1 of 0", "{suite}");
+        assert!(third.put.uploaded && line(&mut third) == "version 1 of 0", "{suite}");
         // A password that is not needed is not sent to anybody.
         world.bed.sh("echo 'deploy ALL=(ALL:ALL) NOPASSWD: ALL' >/etc/sudoers.d/deploy").ok();
         for root in [Become::Sudo { password: None }, with("canary")] {
@@ -112,8 +114,12 @@ fn a_hash_is_counted_again_where_the_file_may_have_changed() {
             let mut started = run(&link, &Become::Already, &program("1"), &[]).unwrap();
             assert_eq!(line(&mut started), "version 1 of 0", "{suite}: {what}");
             let lines = world.bed.sh("wc -l </root/counted").ok().stdout;
-            assert_eq!((started.uploaded, lines.trim()), (uploaded, counted.to_string().as_str()), "{suite}: {what}");
-            started.hash
+            assert_eq!(
+                (started.put.uploaded, lines.trim()),
+                (uploaded, counted.to_string().as_str()),
+                "{suite}: {what}"
+            );
+            started.put.hash
         };
         let hash = started("an upload", true, 2);
         let file = format!("{DIRECTORY}/{hash}");
@@ -159,7 +165,7 @@ fn this_program_itself_runs_where_it_is_put() {
     println!("{} MiB uploaded and started in {:?}", bytes.len() >> 20, begun.elapsed());
     assert!(line(&mut started).starts_with("keyward "));
     let begun = Instant::now();
-    assert!(!run(&link, &Become::Already, &bytes, &["--version"]).unwrap().uploaded);
+    assert!(!run(&link, &Become::Already, &bytes, &["--version"]).unwrap().put.uploaded);
     println!("again in {:?}", begun.elapsed());
     // One that runs is not taken away, one that does not is.
     let sleep = std::fs::read(world_sleep()).unwrap();
@@ -168,7 +174,8 @@ fn this_program_itself_runs_where_it_is_put() {
     let next = run(&link, &Become::Already, &program("3"), &[]).unwrap();
     let mut kept =
         world.bed.sh(&format!("ls -A {DIRECTORY}")).ok().stdout.lines().map(str::to_owned).collect::<Vec<_>>();
-    let mut expected = vec![format!("{}.ok", running.hash), format!("{}.ok", next.hash), running.hash, next.hash];
+    let mut expected =
+        vec![format!("{}.ok", running.put.hash), format!("{}.ok", next.put.hash), running.put.hash, next.put.hash];
     kept.sort();
     expected.sort();
     assert_eq!(kept, expected);
@@ -245,7 +252,7 @@ fn a_host_that_cannot_keep_it_says_why() {
     );
     assert_eq!(world.bed.sh(&format!("ls -A {DIRECTORY}")).ok().stdout, "");
     // The connection has survived all of it.
-    assert!(run(&link, &Become::Already, &program("1"), &[]).unwrap().uploaded);
+    assert!(run(&link, &Become::Already, &program("1"), &[]).unwrap().put.uploaded);
     world.bed.sh("umount -l /proc").ok();
     told(&program("1"), "/proc is not mounted");
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use keyward::host::real::RealHost;
 use keyward::target::sandbox::{INSIDE_V4, INSIDE_V6};
-use keyward::target::ssh::{Around, Destination, Limits, Link, Outcome, Output, Question, Settings, Wishes};
+use keyward::target::ssh::{Around, Destination, Link, Outcome, Output, Question, Settings, Wishes};
+use keyward::target::talk::Limits;
 use keyward::types::Secret;
 use nix::sched::{CloneFlags, setns};
 use russh::keys::ssh_key::LineEnding;

@@ -122,7 +122,7 @@ pub fn docker(args: &[&str], input: &[u8]) -> Done {
 }
 
 /// The image of a suite, made from its tree when it is not there or older than the tree's packages.
-fn image(suite: &str) -> Result<String, String> {
+pub fn image(suite: &str) -> Result<String, String> {
     let tree = tree(suite)?;
     if docker(&["version"], b"").code != 0 {
         return Err("docker does not run".to_owned());

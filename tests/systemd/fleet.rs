@@ -171,7 +171,10 @@ fn a_controller_that_died_is_followed_by_one_that_does_nothing_twice() {
             // The event came so late that the first one had ended.
             assert!(all && resumed.code == 5 && resumed.stderr.contains("was cut off"), "{told}");
         } else {
-            assert!(resumed.code == 0 && resumed.stdout.starts_with("3 hosts: 3 "), "{told}");
+            // A host that had decided goes on by itself: the second controller then finds it done.
+            let all = ["3 as asked", "2 as asked, 1 unchanged", "1 as asked, 2 unchanged", "3 unchanged"];
+            let verdict = resumed.stdout.lines().next().unwrap_or_default();
+            assert!(resumed.code == 0 && all.iter().any(|all| verdict == format!("3 hosts: {all}")), "{told}");
         }
         fleet.all_moved();
         for host in 0..3 {

@@ -13,6 +13,7 @@ mod far;
 mod far_v6;
 mod fleet;
 mod guard;
+mod inside;
 mod last_resort;
 mod many;
 mod poor;

@@ -14,10 +14,12 @@ use crate::change::Note;
 use crate::error::{Failure, Result};
 use crate::host::real::RealHost;
 use crate::outcome::{Event, Sink};
-use crate::target::ssh::push::{self, Become, Programs, Started};
+use crate::target::put::Programs;
+use crate::target::ssh::push::{self, Become, Started};
 use crate::target::ssh::{
-    Around, Destination, Limits, Link, Outcome, Question, Setback, Settings, Trouble, Trust, Wishes, held,
+    Around, Destination, Link, Outcome, Question, Setback, Settings, Trouble, Trust, Wishes, held,
 };
+use crate::target::talk::Limits;
 use crate::types::{PublicKey, UserName, Word as _};
 
 use super::super::job::{Declared, Job};
@@ -27,7 +29,7 @@ use super::args::LoginArgs;
 use super::secret::Keychain;
 
 /// Most that a program there may say in a whole run: a plan has some 100 KiB.
-const SAID: usize = 64 << 20;
+pub const SAID: usize = 64 << 20;
 
 /// How long a TCP connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -338,7 +340,10 @@ impl<'a> Door<'a> {
 }
 
 /// This program and those for other processors.
-fn read_programs(others: &[(String, PathBuf)]) -> Result<Programs> {
+///
+/// # Errors
+/// When one cannot be read.
+pub fn read_programs(others: &[(String, PathBuf)]) -> Result<Programs> {
     let with = |programs: Programs, architecture: &str, path: &Path| {
         let cannot = |error| Failure::input(path.display().to_string(), "cannot be read").why(error);
         File::open(path).and_then(|file| programs.with(architecture, file)).map_err(cannot)

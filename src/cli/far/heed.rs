@@ -4,11 +4,11 @@
 use crate::change::Note;
 use crate::error::Failure;
 use crate::outcome::audit::{Audit, Finding, Reference, Score};
-use crate::outcome::{Event, Evidence, Exit, Reach};
+use crate::outcome::{Event, Evidence, Exit, Reach, Sink};
 
 use super::super::Ending;
-use super::super::args::{AuditArgs, Verb};
-use super::super::audit::exit;
+use super::super::args::Verb;
+use super::super::audit::{Asked, exit};
 use super::super::{apply, rollback, uninstall};
 use super::words;
 
@@ -32,7 +32,7 @@ pub struct Heed {
     events: u32,
     texts: bool,
     /// What was asked of an audit, for the verb that makes one.
-    audits: Option<AuditArgs>,
+    audits: Option<Asked>,
     /// How it ends by what was found.
     audited: Option<Exit>,
     /// The run that this is about.
@@ -50,7 +50,7 @@ impl Heed {
         };
         let texts = matches!(verb, Verb::Log(_) | Verb::Uninstall(_));
         let audits = match verb {
-            Verb::Audit(args) => Some(args.clone()),
+            Verb::Audit(args) => Some(Asked::of(args)),
             _ => None,
         };
         Self { command, question, asked: 0, events: 0, texts, audits, audited: None, run: None }
@@ -69,6 +69,7 @@ impl Heed {
             Event::Hello { .. } => return Err("it says hello twice"),
             Event::Finished { .. } => return Err("it ends twice"),
             Event::Host { .. } | Event::HostEnded { .. } => return Err("it speaks for other hosts"),
+            Event::Drifted { .. } => return Err("what moved is counted here"),
             Event::Asked { question } => {
                 self.asked = self.asked.saturating_add(1);
                 if self.asked > QUESTIONS || self.question.as_ref() != Some(&question) {
@@ -91,10 +92,10 @@ impl Heed {
                 Event::Undone { change: short(&change), failure: failure.map(|failure| self.failure(failure)) }
             }
             Event::Audited { audit } => {
-                let args = self.audits.as_ref().filter(|_| self.audited.is_none());
-                let args = args.ok_or("an audit is not what was asked for")?;
+                let asked = self.audits.filter(|_| self.audited.is_none());
+                let asked = asked.ok_or("an audit is not what was asked for")?;
                 let audit = self.audit(*audit)?;
-                self.audited = Some(exit(&audit, args));
+                self.audited = Some(exit(&audit, asked));
                 Event::Audited { audit: Box::new(audit) }
             }
             Event::Note { note } => Event::Note { note: noted(note) },
@@ -191,6 +192,47 @@ impl Heed {
         let tame = |text: &str| text.chars().all(|c| plain(c) || c == ';') && text.len() <= TEXT;
         let ours = words::VERBS.contains(&verb) && words.chars().all(plain) && tame(before) && words.len() <= TEXT;
         ours.then(|| format!("{before}{} {words}", self.command))
+    }
+}
+
+/// A sink that heeds what comes from a copy, whose programs may be anybody's.
+pub struct Wary<'a> {
+    heed: Heed,
+    sink: &'a mut dyn Sink,
+    lied: Option<&'static str>,
+}
+
+impl<'a> Wary<'a> {
+    /// Nothing was heard yet.
+    pub fn new(heed: Heed, sink: &'a mut dyn Sink) -> Self {
+        Self { heed, sink, lied: None }
+    }
+
+    /// The ending, by what was heard.
+    ///
+    /// # Errors
+    /// Its own, and when something was said that no program of ours says.
+    pub fn ending(mut self, told: crate::error::Result<Ending>) -> crate::error::Result<Ending> {
+        let refused = |why: &str| {
+            Failure::unknown("copy", "its answer is refused")
+                .why(why)
+                .hint("look at the tree without starting anything of it")
+        };
+        let ending = told?;
+        match self.lied {
+            Some(why) => Err(refused(why)),
+            None => self.heed.ending(ending).map_err(refused),
+        }
+    }
+}
+
+impl Sink for Wary<'_> {
+    fn event(&mut self, event: Event) {
+        match self.heed.event(event) {
+            Ok(event) if self.lied.is_none() => self.sink.event(event),
+            Ok(_) => {}
+            Err(why) => self.lied = Some(why),
+        }
     }
 }
 

@@ -1,10 +1,11 @@
-//! A host over SSH (`--host`, `--target ssh://`): this same program is put there and told which verb to do; its events
+//! A host over SSH (`--host`, `--target ssh://`), or a container: this same program is put there and told which verb to do; its events
 //! come back and are shown here. This side reads the playbook, holds the keys, answers the questions, and is the outside
 //! world: it logs in anew through the new door before a run is kept. It opens no file that the host names, and shows
 //! nothing that the host says unescaped.
 
 mod after;
 pub mod args;
+pub mod container;
 mod door;
 mod heed;
 mod interrupt;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use crate::error::{Failure, Result};
 use crate::outcome::{Event, Exit, Sink};
-use crate::target::ssh::{Destination, Outcome};
+use crate::target::ssh::{Destination, Link, Outcome};
 use crate::types::AbsPath;
 
 use super::Ending;
@@ -30,6 +31,7 @@ use super::terminal::{self, Terminal};
 use args::LoginArgs;
 use door::Door;
 pub use door::{Early, Shelf};
+pub use heed::{Heed, Wary};
 pub use interrupt::{Interrupt, Wish};
 use proof::Proof;
 use relay::Relay;
@@ -118,7 +120,7 @@ impl Errand<'_> {
         proof.agreed = agreed.map(str::to_owned);
         proof.not_interrupted()?;
         let mut relay = Relay::start(&door, &link, &words, job, relay::LONGEST)?;
-        let told = converse(&mut relay, &mut proof, sink);
+        let told = converse(&mut relay, &link, &mut proof, sink);
         let lied = relay.lied();
         drop(relay);
         let mut ending = match told {
@@ -147,7 +149,7 @@ impl Errand<'_> {
 }
 
 /// Shows what the host says and answers what it asks, until it has finished.
-fn converse(relay: &mut Relay, proof: &mut Proof<'_>, sink: &mut dyn Sink) -> Result<Ending> {
+fn converse(relay: &mut Relay, link: &Link, proof: &mut Proof<'_>, sink: &mut dyn Sink) -> Result<Ending> {
     loop {
         match relay.next(Duration::from_millis(100))? {
             relay::Heard::Silence => {}
@@ -164,6 +166,6 @@ fn converse(relay: &mut Relay, proof: &mut Proof<'_>, sink: &mut dyn Sink) -> Re
                 }
             },
         }
-        proof.go_on(relay, sink);
+        proof.go_on(relay, link, sink);
     }
 }

@@ -265,8 +265,7 @@ impl<'a> Proof<'a> {
     }
 
     /// One turn: logs in and confirms when both doors are open, listens to the program that confirms, undoes on Ctrl-C.
-    pub fn go_on(&mut self, main: &mut Relay, sink: &mut dyn Sink) {
-        let link = &main.link().clone();
+    pub fn go_on(&mut self, main: &mut Relay, link: &Link, sink: &mut dyn Sink) {
         if self.interrupt.taken() {
             let text = if self.confirmed {
                 "interrupted, but the run is confirmed: it goes on, and can be rolled back once it is over"

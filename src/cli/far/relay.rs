@@ -1,11 +1,12 @@
-//! The conversation with the program on the host: words and playbook go in, events come out, one JSON value a line.
+//! The conversation with the program on the host, or in the container: words and playbook go in, events come out, one JSON value a line.
 
 use std::time::{Duration, Instant};
 
 use crate::error::{Failure, Result};
 use crate::outcome::Event;
 use crate::proof::wire::plain;
-use crate::target::ssh::{self, Conversation, Link};
+use crate::target::ssh::Link;
+use crate::target::talk::{self, Talk};
 
 use super::super::Ending;
 use super::super::handed::{Order, PROTOCOL};
@@ -32,8 +33,9 @@ pub enum Heard {
 
 /// A program that runs on the host.
 pub struct Relay {
-    link: Link,
-    talk: Conversation,
+    /// Where, for messages.
+    place: String,
+    talk: Box<dyn Talk>,
     /// When it last said something.
     heard: Instant,
     /// How long it may say nothing.
@@ -45,15 +47,21 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts the program with these words, for at most `longest`.
+    /// Starts the program on a host with these words, for at most `longest`.
     ///
     /// # Errors
     /// When it cannot be started, or is not what it should be.
     pub fn start(door: &Door<'_>, link: &Link, words: &[String], job: Option<&Job>, longest: Duration) -> Result<Self> {
-        let talk = door.start(link, words)?.talk;
-        let now = Instant::now();
-        let mut relay =
-            Self { link: link.clone(), talk, heard: now, silence: SILENCE, until: now + longest, lied: false };
+        Self::with(Box::new(door.start(link, words)?.talk), link.place(), job, longest)
+    }
+
+    /// Begins the conversation with a program that was started.
+    ///
+    /// # Errors
+    /// When it is not what it should be.
+    pub fn with(talk: Box<dyn Talk>, place: &str, job: Option<&Job>, longest: Duration) -> Result<Self> {
+        let (place, now) = (place.to_owned(), Instant::now());
+        let mut relay = Self { place, talk, heard: now, silence: SILENCE, until: now + longest, lied: false };
         let sources = job.map(|job| job.sources.clone()).unwrap_or_default();
         let order = serde_json::to_string(&Order { protocol: PROTOCOL, sources });
         let order = order.map_err(|error| relay.broken(&error.to_string()))?;
@@ -72,11 +80,6 @@ impl Relay {
         }
     }
 
-    /// The connection that it runs on.
-    pub const fn link(&self) -> &Link {
-        &self.link
-    }
-
     /// What it says next.
     ///
     /// # Errors
@@ -86,7 +89,7 @@ impl Relay {
             return Err(self.broken("it has not ended in time"));
         }
         match self.talk.next_line(limit)? {
-            ssh::Heard::Line(line) => {
+            talk::Heard::Line(line) => {
                 self.heard = Instant::now();
                 let event = serde_json::from_str(&line).map_err(|error| self.lie(&error.to_string()))?;
                 Ok(match event {
@@ -96,11 +99,11 @@ impl Relay {
                     event => Heard::Event(Box::new(event)),
                 })
             }
-            ssh::Heard::Silence if self.heard.elapsed() > self.silence => {
+            talk::Heard::Silence if self.heard.elapsed() > self.silence => {
                 Err(self.broken("it has said nothing for too long"))
             }
-            ssh::Heard::Silence => Ok(Heard::Silence),
-            ssh::Heard::End => {
+            talk::Heard::Silence => Ok(Heard::Silence),
+            talk::Heard::End => {
                 let stderr = self.talk.stderr();
                 let stderr = String::from_utf8_lossy(&stderr);
                 let last = stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it ended");
@@ -140,7 +143,7 @@ impl Relay {
     }
 
     fn broken(&self, why: &str) -> Failure {
-        Failure::unknown(self.link.place(), "the program there did not say how it ended")
+        Failure::unknown(&self.place, "the program there did not say how it ended")
             .why(plain(why))
             .hint("look there: keyward status")
     }

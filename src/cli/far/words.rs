@@ -35,6 +35,7 @@ pub const VERBS: [&str; 14] = [
 pub fn refuse(verb: &Verb) -> Result<()> {
     let name = match verb {
         Verb::Lint(_) => "lint",
+        Verb::Diff(_) => "diff",
         Verb::Audit(args) if args.list => "audit --list",
         Verb::Schema => "schema",
         Verb::Explain(_) => "explain",
@@ -48,7 +49,7 @@ pub fn refuse(verb: &Verb) -> Result<()> {
         }
         _ => return Ok(()),
     };
-    Err(Failure::input(name, "works on this machine, not on a host").hint("leave --host out"))
+    Err(Failure::input(name, "works on this machine, not on a host").hint("leave --host out, or --target"))
 }
 
 /// The playbook of a verb.
@@ -136,6 +137,9 @@ pub fn of(verb: &Verb, leave_out: &[AbsPath], window: Option<Duration>) -> Resul
         }
         Verb::Audit(args) => {
             add("audit");
+            if args.at_rest {
+                add("--at-rest");
+            }
             if let Some(grade) = args.fail_under {
                 add("--fail-under");
                 add(&grade.to_string());
@@ -191,7 +195,13 @@ pub fn of(verb: &Verb, leave_out: &[AbsPath], window: Option<Duration>) -> Resul
         }
         Verb::Status => add("status"),
         Verb::History => add("history"),
-        Verb::Lint(_) | Verb::Schema | Verb::Explain(_) | Verb::Init(_) | Verb::Completions(_) | Verb::Man(_) => {
+        Verb::Lint(_)
+        | Verb::Diff(_)
+        | Verb::Schema
+        | Verb::Explain(_)
+        | Verb::Init(_)
+        | Verb::Completions(_)
+        | Verb::Man(_) => {
             refuse(verb)?;
         }
     }

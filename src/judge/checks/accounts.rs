@@ -1,9 +1,9 @@
 //! Accounts that are root by another name, or that anybody can be.
 
-use crate::access::{hash_of, is_closed};
+use crate::access::{hash_of, is_closed, keys_of};
 use crate::error::Result;
-use crate::formats::accounts::Hash;
-use crate::judge::{CIS, Check, Depth, Scene, Seen};
+use crate::formats::accounts::{Hash, PasswdEntry};
+use crate::judge::{CIS, Check, Depth, NIST, STIG, Scene, Seen};
 use crate::outcome::Proven;
 use crate::outcome::audit::Severity;
 
@@ -13,7 +13,7 @@ pub const UID_0: Check = Check {
     title: "root is the only account with uid 0",
     severity: Severity::Critical,
     depth: Depth::Deep,
-    references: &[(CIS, "5.4.2.1")],
+    references: &[(CIS, "5.4.2.1"), (NIST, "IA-2"), (NIST, "IA-4(b)"), (NIST, "AC-6(5)")],
     judge: uid_0,
 };
 
@@ -23,7 +23,7 @@ pub const EMPTY_PASSWORD: Check = Check {
     title: "no account that can log in has an empty password",
     severity: Severity::Critical,
     depth: Depth::Shallow,
-    references: &[],
+    references: &[(CIS, "7.2.2"), (STIG, "UBTU-24-300027"), (NIST, "CM-6(b)")],
     judge: empty_password,
 };
 
@@ -36,6 +36,19 @@ pub const AS_GOOD_AS_ROOT: Check = Check {
     references: &[],
     judge: as_good_as_root,
 };
+
+/// Accounts of services are nobody's to log in with.
+pub const OF_SERVICES: Check = Check {
+    id: "account-of-service",
+    title: "no account of a service has a shell and a password or a key",
+    severity: Severity::Medium,
+    depth: Depth::Deep,
+    references: &[(CIS, "5.4.2.7"), (NIST, "AC-6"), (NIST, "CM-6(a)"), (NIST, "CM-6(b)")],
+    judge: of_services,
+};
+
+/// Below this uid accounts are the system's (Debian policy 9.2.2).
+const FIRST_USER: u32 = 1000;
 
 /// With what could not be read, or a pass where there is nothing at all.
 pub(super) fn or_pass(scene: &Scene<'_>, mut seen: Vec<Seen>, saw: &str) -> Result<Vec<Seen>> {
@@ -105,4 +118,27 @@ fn as_good_as_root(scene: &Scene<'_>) -> Result<Vec<Seen>> {
         })
         .collect();
     or_pass(scene, seen, "who is in docker, lxd or disk is root by sudo as well, or nobody is")
+}
+
+fn of_services(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    let sshd = scene.sshd()?;
+    let mut seen = Vec::new();
+    let of_service =
+        |account: &&PasswdEntry| account.uid != 0 && account.uid < FIRST_USER && !is_closed(&account.shell);
+    for account in scene.look.passwd.iter().filter(of_service) {
+        let hash = hash_of(scene.look.shadow(&account.name).as_ref());
+        let key = sshd.as_ref().and_then(|sshd| keys_of(&scene.look, account, sshd).lines.into_iter().next());
+        let with = match (hash, key) {
+            (Hash::Usable | Hash::Empty, _) => "a password".to_owned(),
+            (Hash::Locked, Some(line)) => format!("the key of {}", line.place),
+            (Hash::Locked, None) => continue,
+        };
+        seen.push(
+            Seen::fail(format!("has the shell {} and {with}", account.shell))
+                .about(account.name.as_str())
+                .at("/etc/passwd")
+                .fix(format!("usermod -s /usr/sbin/nologin {}", account.name)),
+        );
+    }
+    or_pass(scene, seen, "those with a shell have neither a password nor a key")
 }

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::facts::Init;
 use crate::formats::ufw::setting;
 use crate::host::{Actor, Listener};
-use crate::judge::{CIS, Check, Depth, Scene, Seen};
+use crate::judge::{CIS, Check, Depth, HIDDEN_RULES, STIG, Scene, Seen};
 use crate::outcome::Proven;
 use crate::outcome::audit::Severity;
 use crate::types::{AbsPath, Proto};
@@ -16,7 +16,7 @@ pub const DEFAULT_DENY: Check = Check {
     title: "the firewall keeps out what no rule lets in, now and after a reboot",
     severity: Severity::High,
     depth: Depth::Deep,
-    references: &[(CIS, "4.2.3"), (CIS, "4.2.7")],
+    references: &[(CIS, "4.2.3"), (CIS, "4.2.7"), (STIG, "UBTU-24-100310")],
     judge: default_deny,
 };
 
@@ -30,11 +30,24 @@ pub const OPEN_PORTS: Check = Check {
     judge: open_ports,
 };
 
+/// Nothing is handed on behind the back of the rules for this host.
+pub const HANDED_ON: Check = Check {
+    id: "firewall-published-ports",
+    title: "no port is handed on to a container, or elsewhere, past the firewall's rules",
+    severity: Severity::Medium,
+    depth: Depth::Deep,
+    references: &[],
+    judge: handed_on,
+};
+
 /// Ports that hardly any rule names.
 const PROBES: [u16; 4] = [47_123, 9, 1, 60_999];
 const FIX: &str = "keyward apply PLAYBOOK, with firewall: { incoming: deny }";
 
 fn default_deny(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    if scene.has_hidden_rules() {
+        return Ok(vec![Seen::not_applicable(HIDDEN_RULES)]);
+    }
     let doors = scene.doors()?;
     let Some(port) = PROBES.into_iter().find(|port| !doors.names_port(*port)) else {
         return Ok(vec![Seen::unknown("every port that is tried is named by a rule")]);
@@ -53,6 +66,34 @@ fn default_deny(scene: &Scene<'_>) -> Result<Vec<Seen>> {
         );
     }
     Ok(seen)
+}
+
+/// What docker publishes never meets the rules of ufw (moby/moby#4737): it is handed on before.
+fn handed_on(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    if scene.has_hidden_rules() {
+        return Ok(vec![Seen::not_applicable(HIDDEN_RULES)]);
+    }
+    let ports = match scene.doors()?.handed_on() {
+        Ok(ports) if ports.is_empty() => return Ok(vec![Seen::pass("nothing is handed on for strangers")]),
+        Ok(ports) => ports,
+        Err(why) => return Ok(vec![Seen::unknown(why)]),
+    };
+    Ok(ports
+        .into_iter()
+        .map(|one| {
+            let about = format!("port {}/{}", one.port, one.proto);
+            if one.may_be_kept {
+                return Seen::unknown(format!(
+                    "is handed on to {}, and rules of DOCKER-USER may keep some out",
+                    one.to
+                ))
+                .about(about);
+            }
+            Seen::fail(format!("is handed on to {} for anybody, whatever ufw says", one.to))
+                .about(about)
+                .fix("publish it on one address: docker run --publish 127.0.0.1:PORT:PORT ...")
+        })
+        .collect())
 }
 
 /// Whether a stranger gets through to a port that no rule names, by TCP or UDP: the worse counts.
@@ -88,6 +129,9 @@ fn after_reboot(scene: &Scene<'_>) -> Result<(Proven, &'static str)> {
 }
 
 fn open_ports(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    if scene.has_hidden_rules() {
+        return Ok(vec![Seen::not_applicable(HIDDEN_RULES)]);
+    }
     let doors = scene.doors()?;
     let Some(unnamed) = PROBES.into_iter().find(|port| !doors.names_port(*port)) else {
         return Ok(vec![Seen::unknown("every port that is tried is named by a rule")]);

@@ -2,6 +2,9 @@
 
 mod accounts;
 mod firewall;
+mod keys;
+mod logs;
+mod pam;
 mod ssh;
 mod sudo;
 
@@ -18,11 +21,17 @@ pub const CHECKS: &[Check] = &[
     ssh::TRIES,
     ssh::HOST_BASED,
     ssh::ENVIRONMENT,
+    keys::STRENGTH,
+    keys::STRICT_MODES,
     accounts::UID_0,
     accounts::EMPTY_PASSWORD,
     accounts::AS_GOOD_AS_ROOT,
+    accounts::OF_SERVICES,
+    pam::ASKS,
     sudo::UNDERSTOOD,
     sudo::PASSWORD_ASKED,
     firewall::DEFAULT_DENY,
     firewall::OPEN_PORTS,
+    firewall::HANDED_ON,
+    logs::RETENTION,
 ];

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::facts::{Init, SshdMode, serves_ssh};
 use crate::formats::sshd_effective::Effective;
 use crate::host::Listener;
-use crate::judge::{CIS, Check, Depth, Scene, Seen, Stale};
+use crate::judge::{ANSSI, CIS, Check, Depth, NIST, STIG, Scene, Seen, Stale};
 use crate::outcome::Proven;
 use crate::outcome::audit::Severity;
 use crate::outcome::ways::{Account, Method};
@@ -15,7 +15,14 @@ pub const WITHOUT_PROOF: Check = Check {
     title: "nobody gets in over SSH without a key or a password",
     severity: Severity::Critical,
     depth: Depth::Deep,
-    references: &[(CIS, "5.1.19")],
+    references: &[
+        (CIS, "5.1.19"),
+        (STIG, "UBTU-24-300031"),
+        (NIST, "AC-17(a)"),
+        (NIST, "CM-6(a)"),
+        (NIST, "CM-7(a)"),
+        (NIST, "CM-7(b)"),
+    ],
     judge: without_proof,
 };
 
@@ -25,7 +32,17 @@ pub const ROOT: Check = Check {
     title: "root does not get in over SSH",
     severity: Severity::High,
     depth: Depth::Deep,
-    references: &[(CIS, "5.1.20")],
+    references: &[
+        (CIS, "5.1.20"),
+        (ANSSI, "R33"),
+        (NIST, "AC-6(2)"),
+        (NIST, "AC-17(a)"),
+        (NIST, "IA-2"),
+        (NIST, "IA-2(5)"),
+        (NIST, "CM-6(a)"),
+        (NIST, "CM-7(a)"),
+        (NIST, "CM-7(b)"),
+    ],
     judge: root,
 };
 
@@ -65,7 +82,15 @@ pub const ALGORITHMS: Check = Check {
     title: "sshd offers no broken or outdated algorithm",
     severity: Severity::Medium,
     depth: Depth::Deep,
-    references: &[(CIS, "5.1.6"), (CIS, "5.1.12"), (CIS, "5.1.15")],
+    references: &[
+        (CIS, "5.1.6"),
+        (CIS, "5.1.12"),
+        (CIS, "5.1.15"),
+        (NIST, "AC-17(2)"),
+        (NIST, "SC-12(2)"),
+        (NIST, "SC-12(3)"),
+        (NIST, "SC-13"),
+    ],
     judge: algorithms,
 };
 
@@ -85,7 +110,14 @@ pub const HOST_BASED: Check = Check {
     title: "no host is trusted instead of its users",
     severity: Severity::Medium,
     depth: Depth::Deep,
-    references: &[(CIS, "5.1.10")],
+    references: &[
+        (CIS, "5.1.10"),
+        (NIST, "AC-3"),
+        (NIST, "AC-17(a)"),
+        (NIST, "CM-6(a)"),
+        (NIST, "CM-7(a)"),
+        (NIST, "CM-7(b)"),
+    ],
     judge: host_based,
 };
 
@@ -95,7 +127,14 @@ pub const ENVIRONMENT: Check = Check {
     title: "users cannot set variables that their sessions start with",
     severity: Severity::Low,
     depth: Depth::Deep,
-    references: &[(CIS, "5.1.21")],
+    references: &[
+        (CIS, "5.1.21"),
+        (STIG, "UBTU-24-300031"),
+        (NIST, "AC-17(a)"),
+        (NIST, "CM-6(a)"),
+        (NIST, "CM-7(a)"),
+        (NIST, "CM-7(b)"),
+    ],
     judge: environment,
 };
 
@@ -141,6 +180,9 @@ fn of_accounts(scene: &Scene<'_>, none: &str, fault: impl Fn(&Account) -> Vec<Se
 
 /// What the files say has not passed before the daemon has read them.
 fn as_it_runs(scene: &Scene<'_>, sshd: &Effective, seen: Vec<Seen>) -> Result<Vec<Seen>> {
+    if scene.supposes_sshd() {
+        return Ok(seen.into_iter().map(Seen::once_it_runs).collect());
+    }
     let why = match scene.stale(sshd)? {
         None => return Ok(seen),
         Some(Stale::Since(file)) => format!("so its files say; the running sshd has not read {file} since it changed"),
@@ -152,7 +194,7 @@ fn as_it_runs(scene: &Scene<'_>, sshd: &Effective, seen: Vec<Seen>) -> Result<Ve
 fn current(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     let Some(sshd) = scene.sshd()? else { return Ok(vec![Seen::not_applicable(NONE)]) };
     if scene.facts.sshd_mode != SshdMode::Service {
-        return Ok(vec![Seen::not_applicable("no sshd runs before somebody comes")]);
+        return Ok(vec![Seen::not_applicable("no sshd runs just now")]);
     }
     Ok(vec![match scene.stale(&sshd)? {
         None => Seen::pass("no file of its configuration has changed since"),
@@ -285,7 +327,7 @@ fn other_daemon(scene: &Scene<'_>) -> Result<Vec<Seen>> {
 }
 
 /// One finding by what sshd says of its configuration.
-fn by_word(scene: &Scene<'_>, keyword: &str, judge: impl Fn(&Effective) -> Seen) -> Result<Vec<Seen>> {
+pub(super) fn by_word(scene: &Scene<'_>, keyword: &str, judge: impl Fn(&Effective) -> Seen) -> Result<Vec<Seen>> {
     let Some(sshd) = scene.sshd()? else { return Ok(vec![Seen::not_applicable(NONE)]) };
     if let Some(place) = scene.in_a_condition(keyword) {
         return Ok(vec![Seen::unknown(format!("{place} sets it for some only, which is not judged"))]);

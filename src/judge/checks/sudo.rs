@@ -4,7 +4,7 @@ use crate::access::hash_of;
 use crate::error::Result;
 use crate::facts::sudo_policy::SUDO;
 use crate::formats::accounts::Hash;
-use crate::judge::{CIS, Check, Depth, Scene, Seen};
+use crate::judge::{CIS, Check, Depth, NIST, STIG, Scene, Seen};
 use crate::outcome::audit::Severity;
 use crate::outcome::ways::{Account, Sudo};
 
@@ -26,7 +26,7 @@ pub const PASSWORD_ASKED: Check = Check {
     title: "sudo asks whoever has a password for it",
     severity: Severity::Low,
     depth: Depth::Deep,
-    references: &[(CIS, "5.2.4")],
+    references: &[(CIS, "5.2.4"), (STIG, "UBTU-24-300020"), (NIST, "IA-11"), (NIST, "CM-6(a)")],
     judge: password_asked,
 };
 

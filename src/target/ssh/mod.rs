@@ -29,5 +29,5 @@ pub use gate::Trust;
 pub use keys::held;
 pub use known_hosts::{Known, Verdict};
 pub use link::{Link, Wishes};
-pub use talk::{Conversation, Heard, Limits, Output};
+pub use talk::{Conversation, Output};
 pub use trouble::{Outcome, Setback, Trouble};

@@ -1,5 +1,4 @@
-//! Commands on an open connection: one that runs to its end, and one that is talked with line by line. What the host
-//! sends is counted and cut; it can neither fill this side's memory nor keep it waiting.
+//! Commands on an open connection: one that runs to its end, and one that is talked with line by line.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,30 +11,10 @@ use tokio::sync::watch;
 use super::link::Link;
 use crate::error::{Failure, Result};
 use crate::proof::wire::plain;
+use crate::target::talk::{Heard, Limits, Lines, Talk};
 
-/// Longest line of a conversation.
-pub(super) const LINE_LIMIT: usize = 1 << 20;
-/// What a message or a line costs here besides its bytes: empty ones count as well.
-const EACH: usize = 64;
 /// For a channel to be opened and a command to be taken.
 const OPEN_LIMIT: Duration = Duration::from_secs(20);
-
-/// What a command may cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// The whole command of [`Link::exec`], its input included; for a [`Conversation`] each call brings its own.
-    pub deadline: Duration,
-    /// Most bytes of standard output in all, and 64 for each line; more ends the command.
-    pub stdout: usize,
-    /// Most bytes of standard error that are kept.
-    pub stderr: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { deadline: Duration::from_secs(30), stdout: 1 << 20, stderr: 64 << 10 }
-    }
-}
 
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,17 +25,6 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// Standard error, cut at the limit.
     pub stderr: Vec<u8>,
-}
-
-/// What came of waiting for a line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
-    /// A line without its end; bytes that are no UTF-8 are replaced.
-    Line(String),
-    /// Nothing in time.
-    Silence,
-    /// The command ended its output.
-    End,
 }
 
 /// What the reading task tells.
@@ -98,29 +66,18 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self) {
-        let (mut line, mut total) = (Vec::new(), 0_usize);
+        let mut lines = Lines::new(self.limits.stdout);
         while let Some(message) = self.read.wait().await {
             match message {
                 ChannelMsg::Data { data } => {
-                    let lines = data.iter().filter(|byte| **byte == b'\n').count().saturating_add(1);
-                    total = total.saturating_add(data.len()).saturating_add(lines.saturating_mul(EACH));
-                    if total > self.limits.stdout {
-                        self.fault("it prints more than it may");
-                        break;
-                    }
-                    if !self.by_lines {
-                        let _ = self.events.send(Event::Line(data.to_vec()));
-                        continue;
-                    }
-                    for part in data.split_inclusive(|byte| *byte == b'\n') {
-                        line.extend_from_slice(part);
-                        if line.last() == Some(&b'\n') {
-                            line.pop();
-                            let _ = self.events.send(Event::Line(std::mem::take(&mut line)));
-                        }
-                    }
-                    if line.len() > LINE_LIMIT {
-                        self.fault("it prints a line of more than 1 MiB");
+                    let tell = |line| drop(self.events.send(Event::Line(line)));
+                    let told = if self.by_lines {
+                        lines.cut(&data, tell)
+                    } else {
+                        lines.count(&data).map(|()| tell(data.to_vec()))
+                    };
+                    if let Err(fault) = told {
+                        self.fault(fault);
                         break;
                     }
                 }
@@ -143,7 +100,7 @@ impl Reader {
                 _ => {}
             }
         }
-        if self.by_lines && !line.is_empty() && self.state.lock().is_ok_and(|state| state.fault.is_none()) {
+        if let Some(line) = lines.rest().filter(|_| self.state.lock().is_ok_and(|state| state.fault.is_none())) {
             let _ = self.events.send(Event::Line(line));
         }
         let _ = self.write.close().await;
@@ -241,55 +198,6 @@ fn channel_of_events() -> (Sender<Event>, Receiver<Event>) {
 }
 
 impl Conversation {
-    /// Sends a line; `line` holds no line end.
-    ///
-    /// # Errors
-    /// When the host does not take it in time or is gone.
-    pub fn send_line(&mut self, line: &str, limit: Duration) -> Result<()> {
-        self.send(format!("{line}\n").into_bytes(), limit)
-    }
-
-    /// Sends bytes.
-    ///
-    /// # Errors
-    /// When the host does not take them in time, or the command has ended.
-    pub fn send(&mut self, bytes: Vec<u8>, limit: Duration) -> Result<()> {
-        let (write, mut ended) = (self.write.clone(), self.ended.clone());
-        let sending = async move {
-            tokio::select! {
-                // A command that ended reads no more, and the window stays shut for ever.
-                _ = ended.wait_for(|ended| *ended) => false,
-                sent = write.data_bytes(bytes) => sent.is_ok(),
-            }
-        };
-        match self.link.driver.run(limit, sending) {
-            Some(true) => Ok(()),
-            Some(false) => Err(Failure::unknown(self.link.place(), "the command does not listen any more")
-                .hint("see what it said last")),
-            None => Err(self.link.late(limit)),
-        }
-    }
-
-    /// The next line of standard output.
-    ///
-    /// # Errors
-    /// When the host broke a limit or the connection ended before the command did.
-    pub fn next_line(&mut self, limit: Duration) -> Result<Heard> {
-        let until = Instant::now().checked_add(limit);
-        loop {
-            let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
-            match self.next(left) {
-                Next::Line(line) => return Ok(Heard::Line(line)),
-                Next::Stderr => {}
-                Next::Silence => return Ok(Heard::Silence),
-                Next::End => {
-                    self.judge()?;
-                    return Ok(Heard::End);
-                }
-            }
-        }
-    }
-
     /// The next thing of any kind.
     pub(super) fn next(&mut self, limit: Duration) -> Next {
         match self.events.recv_timeout(limit) {
@@ -300,31 +208,10 @@ impl Conversation {
         }
     }
 
-    /// What it wrote to standard error so far.
-    pub fn stderr(&self) -> Vec<u8> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).stderr.clone()
-    }
-
     /// Tells the command that nothing more comes.
     pub fn close_stdin(&mut self) {
         let write = self.write.clone();
         let _ = self.link.driver.run(Duration::from_secs(5), async move { write.eof().await.is_ok() });
-    }
-
-    /// Waits for the end and gives the exit code; lines that were not read are dropped.
-    ///
-    /// # Errors
-    /// When it does not end in time, was refused, broke a limit, or the connection ended first.
-    pub fn finish(&mut self, limit: Duration) -> Result<u32> {
-        let until = Instant::now().checked_add(limit);
-        loop {
-            let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
-            match self.next(left) {
-                Next::End => return self.judge(),
-                Next::Silence => return Err(self.link.late(limit)),
-                Next::Line(_) | Next::Stderr => {}
-            }
-        }
     }
 
     /// What an ended command comes to.
@@ -344,6 +231,57 @@ impl Conversation {
             Failure::unknown(place, "the connection ended before the command did")
                 .hint("connect again; nothing is known of how it went")
         })
+    }
+}
+
+impl Talk for Conversation {
+    fn send(&mut self, bytes: Vec<u8>, limit: Duration) -> Result<()> {
+        let (write, mut ended) = (self.write.clone(), self.ended.clone());
+        let sending = async move {
+            tokio::select! {
+                // A command that ended reads no more, and the window stays shut for ever.
+                _ = ended.wait_for(|ended| *ended) => false,
+                sent = write.data_bytes(bytes) => sent.is_ok(),
+            }
+        };
+        match self.link.driver.run(limit, sending) {
+            Some(true) => Ok(()),
+            Some(false) => Err(Failure::unknown(self.link.place(), "the command does not listen any more")
+                .hint("see what it said last")),
+            None => Err(self.link.late(limit)),
+        }
+    }
+
+    fn next_line(&mut self, limit: Duration) -> Result<Heard> {
+        let until = Instant::now().checked_add(limit);
+        loop {
+            let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+            match self.next(left) {
+                Next::Line(line) => return Ok(Heard::Line(line)),
+                Next::Stderr => {}
+                Next::Silence => return Ok(Heard::Silence),
+                Next::End => {
+                    self.judge()?;
+                    return Ok(Heard::End);
+                }
+            }
+        }
+    }
+
+    fn stderr(&self) -> Vec<u8> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).stderr.clone()
+    }
+
+    fn finish(&mut self, limit: Duration) -> Result<u32> {
+        let until = Instant::now().checked_add(limit);
+        loop {
+            let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+            match self.next(left) {
+                Next::End => return self.judge(),
+                Next::Silence => return Err(self.link.late(limit)),
+                Next::Line(_) | Next::Stderr => {}
+            }
+        }
     }
 }
 
