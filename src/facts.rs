@@ -1,9 +1,9 @@
 //! What kind of host this is, gathered once per run: distribution, init, sshd's version and mode.
 
+mod between;
 pub mod sudo_policy;
 
 use std::io::BufRead as _;
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::formats::sshd_config::{ConfigText, Directive};
 use crate::formats::sshd_effective::Effective;
 use crate::host::{Actor, Command, Listener, Output, Probe};
-use crate::types::{AbsPath, Word as _};
+use crate::types::AbsPath;
 
 /// The service manager that PID 1 is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,45 +322,8 @@ fn sshd_mode(probe: &dyn Probe, init: Init) -> Result<SshdMode> {
             return Ok(SshdMode::Socket);
         }
     }
-    let end = Instant::now() + REREAD;
-    let mut serves = has_sshd(&listeners);
-    while !serves && Instant::now() < end && is_between_sockets(probe)? {
-        // What this look has found already was found too early.
-        probe.end_look();
-        std::thread::sleep(Duration::from_millis(10));
-        serves = has_sshd(&probe.listeners()?);
-    }
+    let serves = between::listens(probe, &listeners)?;
     Ok(if serves { SshdMode::Service } else { SshdMode::Stopped })
-}
-
-fn has_sshd(listeners: &[Listener]) -> bool {
-    listeners.iter().any(|listener| listener.programs.iter().any(|name| name == "sshd"))
-}
-
-/// How long a daemon that starts or reads its files anew may be without a socket.
-const REREAD: Duration = Duration::from_secs(2);
-
-/// True when a daemon of this network runs, though none listens. Told to read its files, sshd closes its sockets and starts
-/// itself anew (sshd(8), SIGHUP): it listens again a moment later.
-fn is_between_sockets(probe: &dyn Probe) -> Result<bool> {
-    let proc = AbsPath::fixed("/proc");
-    let below = |pid: &str, name: &str| AbsPath::parse(&format!("/proc/{pid}/{name}")).ok();
-    let network = |pid: &str| probe.link(&below(pid, "ns/net")?).ok().flatten();
-    let own = network("self");
-    for pid in probe.list(&proc, &Actor::Root)?.unwrap_or_default() {
-        if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
-            continue;
-        }
-        // It may be gone by now.
-        let Some(title) = below(&pid, "cmdline").and_then(|path| probe.read(&path, &Actor::Root).ok()?) else {
-            continue;
-        };
-        let is_daemon = title.strip_prefix(b"sshd: ").unwrap_or(&title).starts_with(SSHD.as_bytes());
-        if is_daemon && network(&pid) == own {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Socket activation makes /run/sshd only while a connection is served, and without it sshd says nothing: it is lent

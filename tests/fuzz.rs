@@ -49,6 +49,7 @@ const TARGETS: &[Target] = &[
             include_str!("cases/playbook/bad.txt"),
             include_str!("../playbooks/first-login.yml"),
             include_str!("../playbooks/baseline.yml"),
+            include_str!("../playbooks/strict.yml"),
         ],
         judge: playbook_target,
     },

@@ -158,7 +158,7 @@ fn what_was_spoiled_is_found_and_its_fix_mends_it() {
         .map(|entry| entry.unwrap().path())
         .collect();
     files.sort();
-    assert!(files.len() >= 90, "some were lost");
+    assert!(files.len() >= 109, "some were lost");
     let next = std::sync::atomic::AtomicUsize::new(0);
     let faults: Vec<String> = std::thread::scope(|scope| {
         let work = || {
@@ -245,4 +245,47 @@ fn waivers_grades_and_reports() {
     bed.sh("iptables -P INPUT ACCEPT; iptables -F").ok();
     assert_eq!(audit(&bed, &["--fail-under", "A"]).1.code, 2);
     assert_eq!(audit(&bed, &["--fail-under", "C"]).1.code, 0);
+}
+
+/// Two audits of a host, and what is between them; kept as it was printed.
+#[test]
+fn what_moved_between_two_audits() {
+    let Some(bed) = blank("what_moved_between_two_audits", "bookworm") else { return };
+    bed.keyward(&APPLY).ok();
+    let keep = |name: &str| {
+        let done = bed.keyward(&["audit", "/root/job.yml", "--format", "json"]);
+        bed.plant(name, done.stdout.as_bytes(), 0o600, (0, 0));
+    };
+    keep("/root/before");
+    let same = bed.keyward(&["diff", "/root/before", "/root/before"]);
+    assert!(same.code == 0 && same.stdout.contains("nothing moved (A 100)"), "{same:?}");
+    bed.sh("useradd -r -m -s /bin/bash svc; echo svc:secret | chpasswd; iptables -P INPUT ACCEPT; iptables -F").ok();
+    keep("/root/after");
+    let worse = bed.keyward(&["diff", "/root/before", "/root/after"]);
+    assert_eq!(worse.code, 2, "{worse:?}");
+    for line in
+        ["WORSE   high firewall-default-deny: pass -> fail", "WORSE   medium account-of-service: not found -> fail"]
+    {
+        assert!(worse.stdout.contains(line), "{worse:?}");
+    }
+    let better = bed.keyward(&["diff", "/root/after", "/root/before"]);
+    assert!(
+        better.code == 0 && better.stdout.contains("0 worse") && better.stdout.contains("(B 90 -> A 100)"),
+        "{better:?}"
+    );
+    let since = bed.keyward(&["audit", "--since", "/root/before", "/root/job.yml"]);
+    assert!(since.code == 2 && since.stdout.contains("WORSE   medium account-of-service"), "{since:?}");
+    for (file, why) in [("/root/job.yml", "line 1 is no event of keyward"), ("/root/none", "cannot be read")] {
+        let wrong = bed.keyward(&["diff", file, "/root/after"]);
+        assert!(wrong.code == 1 && wrong.stderr.contains(why), "{wrong:?}");
+    }
+    bed.plant("/root/empty", b"", 0o600, (0, 0));
+    assert!(bed.keyward(&["audit", "--since", "/root/empty"]).stderr.contains("there is no audit in it"));
+    let page = bed.keyward(&["audit", "--report", "html=/root/a.html", "/root/job.yml"]);
+    let text = bed.read("/root/a.html");
+    assert!(page.code == 2 && text.starts_with("<!doctype html>") && text.ends_with("</html>\n"), "{page:?}");
+    assert!(
+        text.contains("<article class=\"fail\">") && !text.contains("<script") && !text.contains("http://"),
+        "{text}"
+    );
 }

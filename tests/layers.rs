@@ -76,7 +76,7 @@ const TABLE: &[Row] = &[
     row(
         5,
         "target",
-        "a throw-away copy of a host; a host over SSH",
+        "a copy of a host; a host over SSH; a container",
         &["types", "error", "formats", "host", "facts", "change", "outcome", "resource", "journal", "engine", "proof"],
     ),
     row(5, "report", "events as text for people and as JSON lines", &["types", "error", "host", "change", "outcome"]),

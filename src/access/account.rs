@@ -144,10 +144,15 @@ fn sessions(look: &Look<'_>, account: &PasswdEntry, effective: &Effective, at: &
         at.no.push(format!("its shell {shell} is not there"));
     }
     let files_only = forced.as_deref().is_some_and(|command| command.starts_with("internal-sftp"));
-    if is_closed(shell) && !files_only {
+    let tunnels = !effective.is("allowtcpforwarding", "no") && !effective.is("disableforwarding", "yes");
+    let files = effective.all("subsystem").any(|line| line.contains("internal-sftp"));
+    // Without a session there is no shell to end it (ssh -N), and internal-sftp needs none.
+    let passes = is_closed(shell) && look.supposed.lasting && (tunnels || files);
+    if is_closed(shell) && !files_only && !passes {
         at.no.push(format!("its shell is {shell}"));
     }
     at.limited_to = match (forced, chroot) {
+        _ if passes => Some("tunnels and sftp, as its shell ends at once".to_owned()),
         (Some(command), _) => Some(command),
         (None, Some(chroot)) => Some(format!("what is below {chroot}")),
         (None, None) => None,

@@ -7,7 +7,7 @@ use crate::change::Promise;
 use crate::error::Result;
 use crate::facts::{SshdMode, socket_ports};
 use crate::formats::netfilter::walk::{Fate, Packet, incoming, names_port};
-use crate::formats::netfilter::{Ruleset, Table, foreign_chains, terms};
+use crate::formats::netfilter::{Ruleset, Table, foreign_chains, foreign_nat, terms};
 use crate::formats::tcp_wrappers;
 use crate::host::{Command, Listener};
 use crate::outcome::Proven;
@@ -37,7 +37,15 @@ pub struct Port {
 }
 
 /// All tables of a family, or why they are not known.
-type Firewall = std::result::Result<Ruleset, String>;
+type Firewall = std::result::Result<Family, String>;
+
+/// What one family has.
+#[derive(Default)]
+struct Family {
+    rules: Ruleset,
+    /// A table of nftables that may hand connections on, and is not read.
+    unread: Option<String>,
+}
 
 /// A port of this host that is handed on to another address before the rules for this host are asked.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +78,7 @@ impl Doors {
     pub fn named(&self) -> Vec<String> {
         let mut named: Vec<String> =
             [&self.allow, &self.deny].into_iter().flat_map(|text| tcp_wrappers::clients(text, "sshd")).collect();
-        for table in [&self.v4, &self.v6].into_iter().flatten().filter_map(Ruleset::filter) {
+        for table in [&self.v4, &self.v6].into_iter().flatten().filter_map(|family| family.rules.filter()) {
             let rules = table.chains.values().flat_map(|chain| &chain.rules);
             let sources = rules.flat_map(|rule| terms(rule)).filter(|term| matches!(term.name.as_str(), "-s"));
             named.extend(sources.map(|term| term.value));
@@ -111,7 +119,7 @@ impl Doors {
         let from = place.label.as_ref().map(|_| place.address);
         match table {
             Err(why) => (Proven::Unknown, why.clone()),
-            Ok(rules) => match (fate(rules, port.number, from), through) {
+            Ok(family) => match (fate(&family.rules, port.number, from), through) {
                 (fate, _) if fate.is_shut() => (Proven::No, format!("the firewall shuts port {}", port.number)),
                 (fate, _) if !fate.is_open() => {
                     (Proven::Unknown, format!("a rule for port {} depends on more than the address", port.number))
@@ -127,7 +135,7 @@ impl Doors {
     pub fn to_strangers(&self, proto: &'static str, port: u16, is_v6: bool) -> (Proven, String) {
         match if is_v6 { &self.v6 } else { &self.v4 } {
             Err(why) => (Proven::Unknown, why.clone()),
-            Ok(rules) => match fate_of(rules, Packet { proto, port, from: None }) {
+            Ok(family) => match fate_of(&family.rules, Packet { proto, port, from: None }) {
                 fate if fate.is_open() => (Proven::Yes, String::new()),
                 fate if fate.is_shut() => (Proven::No, String::new()),
                 _ => (Proven::Unknown, format!("a rule for port {port} depends on more than the address")),
@@ -137,7 +145,11 @@ impl Doors {
 
     /// True when a rule of either family names this port.
     pub fn names_port(&self, port: u16) -> bool {
-        [&self.v4, &self.v6].into_iter().flatten().filter_map(Ruleset::filter).any(|table| names_port(table, port))
+        [&self.v4, &self.v6]
+            .into_iter()
+            .flatten()
+            .filter_map(|family| family.rules.filter())
+            .any(|table| names_port(table, port))
     }
 
     /// Ports that the nat table hands on to somewhere else (DNAT) for anybody, such as those that docker publishes; or why
@@ -148,7 +160,10 @@ impl Doors {
     pub fn handed_on(&self) -> std::result::Result<Vec<HandedOn>, String> {
         let mut found = Vec::new();
         for rules in [&self.v4, &self.v6] {
-            let rules = rules.as_ref().map_err(Clone::clone)?;
+            let Family { rules, unread } = rules.as_ref().map_err(Clone::clone)?;
+            if let Some(table) = unread {
+                return Err(format!("nftables table {table} may hand connections on, and is not read"));
+            }
             let Some(nat) = rules.tables.get("nat") else { continue };
             let own = rules.filter().and_then(|table| table.chains.get("DOCKER-USER"));
             let may_be_kept = own.is_some_and(|chain| chain.rules.iter().any(|rule| rule != "-j RETURN"));
@@ -249,7 +264,7 @@ fn ports(look: &Look<'_>) -> Result<Vec<Port>> {
 /// The rules that the kernel has, or will have.
 fn firewall(look: &Look<'_>, name: &str) -> Firewall {
     if look.supposed.no_firewall {
-        return Ok(Ruleset::default());
+        return Ok(Family::default());
     }
     let save = format!("/usr/sbin/{name}-save");
     if !look.probe.has_program(&save) {
@@ -264,17 +279,20 @@ fn firewall(look: &Look<'_>, name: &str) -> Firewall {
     if let Some(after) = look.after {
         after.replay(name, &mut rules).map_err(|line| format!("a planned rule of {name} makes no sense: {line}"))?;
     }
+    let mut unread = None;
     if look.probe.has_program("/usr/sbin/nft") {
         let chains = look.probe.ask(&Command::new(["/usr/sbin/nft", "list", "chains"])).map_err(|f| f.line())?;
         if !chains.ok() {
             return Err(format!("nftables does not show its chains: {}", chains.last_line()));
         }
         let family = if name == "iptables" { "ip " } else { "ip6 " };
+        let is_ours = |table: &String| table.starts_with("inet ") || table.starts_with(family);
+        unread = foreign_nat(&chains.stdout).into_iter().find(is_ours);
         for (table, _) in foreign_chains(&chains.stdout) {
-            if table.starts_with("inet ") || table.starts_with(family) {
+            if is_ours(&table) {
                 return Err(format!("nftables table {table} has rules for incoming connections, which are not read"));
             }
         }
     }
-    Ok(rules)
+    Ok(Family { rules, unread })
 }

@@ -243,7 +243,10 @@ impl Line {
     pub fn says(&self, effective: &Effective, from: IpAddr, now: jiff::civil::DateTime) -> Says {
         let out = |why: String| Says::Out(format!("{}: {why}", self.place));
         if self.option("cert-authority").is_some() {
-            return out("it names an authority, not a key".to_owned());
+            let place = &self.place;
+            return Says::Depends(format!(
+                "{place}: it names an authority, and whoever has a certificate of it gets in"
+            ));
         }
         if let Some(why) = self.refused_by(effective) {
             return out(why);

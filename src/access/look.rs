@@ -23,6 +23,8 @@ pub struct Supposed {
     pub sshd_runs: bool,
     /// No firewall keeps anybody out: its rules cannot be seen.
     pub no_firewall: bool,
+    /// Neither a shell that ends at once nor nologin(5) keeps anybody out: the one leaves tunnels and sftp, the other goes by.
+    pub lasting: bool,
 }
 
 /// What sshd says, or why it says nothing.

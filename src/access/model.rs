@@ -19,7 +19,7 @@ use super::place::{Place, places, sum};
 use super::sudo::Rules;
 
 /// Groups whose members become root by design.
-const STRONG: [&str; 5] = ["docker", "lxd", "incus", "incus-admin", "disk"];
+pub const STRONG: [&str; 5] = ["docker", "lxd", "incus", "incus-admin", "disk"];
 
 /// Who can get in; with a plan, who could after it. `only`: just these accounts, none: all.
 ///

@@ -95,7 +95,7 @@ impl Pam {
     pub fn new(look: &Look<'_>) -> Result<Self> {
         let mut nologin = None;
         for path in ["/etc/nologin", "/run/nologin"] {
-            if look.probe.meta(&AbsPath::fixed(path), &Actor::Root)?.is_some() {
+            if !look.supposed.lasting && look.probe.meta(&AbsPath::fixed(path), &Actor::Root)?.is_some() {
                 nologin = nologin.or(Some(path));
             }
         }
@@ -156,7 +156,10 @@ impl Pam {
                 }
                 "pam_access" => match judge_from(&self.access, name, groups, from) {
                     Verdict::Open => {}
-                    Verdict::Refused(line) => against.no.push(format!("{RULES}:{line} refuses it")),
+                    Verdict::Refused(line) if ["required", "requisite"].contains(&rule.control.as_str()) => {
+                        against.no.push(format!("{RULES}:{line} refuses it"));
+                    }
+                    Verdict::Refused(line) => against.unknown.push(format!("{RULES}:{line} may refuse it")),
                     Verdict::Depends(line) => against.unknown.push(format!("{RULES}:{line} names hosts")),
                 },
                 known if ACCOUNT.contains(&known) => {}
@@ -195,27 +198,54 @@ fn closed(path: &'static str) -> String {
     format!("{path} is there: only root may log in")
 }
 
-/// All lines of a service, includes replaced by what they bring.
+/// All lines of a service, includes replaced by what they bring. What cannot be followed (a substack, an include that is not
+/// there or nested too deep) is a rule of no module, whose control is not known: nothing can be told of such a stack.
 ///
 /// # Errors
 /// When a file cannot be read.
 pub fn stack_of(look: &Look<'_>, service: &str) -> Result<Vec<Rule>> {
-    stack(look, service, DEPTH)
+    stack(look, service, DEPTH).map(Option::unwrap_or_default)
 }
 
-fn stack(look: &Look<'_>, service: &str, depth: usize) -> Result<Vec<Rule>> {
-    let Ok(path) = AbsPath::parse(&format!("/etc/pam.d/{service}")) else { return Ok(Vec::new()) };
-    let bytes = look.probe.read(&path, &Actor::Root)?.filter(|_| depth > 0).unwrap_or_default();
+/// Where libpam looks for a service, the first one that is there.
+const PLACES: [&str; 2] = ["/etc/pam.d", "/usr/lib/pam.d"];
+
+fn stack(look: &Look<'_>, service: &str, depth: usize) -> Result<Option<Vec<Rule>>> {
+    let mut found = None;
+    for place in PLACES {
+        let path = if service.starts_with('/') { service.to_owned() } else { format!("{place}/{service}") };
+        let Ok(path) = AbsPath::parse(&path) else { return Ok(None) };
+        if let Some(bytes) = look.probe.read(&path, &Actor::Root)? {
+            found = Some((path, bytes));
+            break;
+        }
+    }
+    let Some((path, bytes)) = found else { return Ok(None) };
     let mut rules = Vec::new();
-    for (at, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
-        match pam::parse(line) {
+    for (number, line) in pam::lines(&String::from_utf8_lossy(&bytes)) {
+        let place = format!("{path}:{number}");
+        let lost = |kind: &str, module: &str| Rule {
+            place: place.clone(),
+            rule: pam::Rule {
+                kind: kind.to_owned(),
+                control: "unclear".to_owned(),
+                module: module.to_owned(),
+                args: Vec::new(),
+            },
+        };
+        match pam::parse(&line) {
             Some(pam::Line::Include(kind, other)) => {
-                let brought = stack(look, &other, depth - 1)?;
-                rules.extend(brought.into_iter().filter(|rule| kind.as_ref().is_none_or(|kind| rule.kind == *kind)));
+                let brought = if depth > 0 { stack(look, &other, depth - 1)? } else { None };
+                match brought {
+                    Some(brought) => rules
+                        .extend(brought.into_iter().filter(|rule| kind.as_ref().is_none_or(|kind| rule.kind == *kind))),
+                    None => rules.push(lost(kind.as_deref().unwrap_or("auth"), &other)),
+                }
             }
-            Some(pam::Line::Rule(rule)) => rules.push(Rule { place: format!("{path}:{}", at + 1), rule }),
+            Some(pam::Line::Substack(kind, other)) => rules.push(lost(&kind, &other)),
+            Some(pam::Line::Rule(rule)) => rules.push(Rule { place, rule }),
             None => {}
         }
     }
-    Ok(rules)
+    Ok(Some(rules))
 }

@@ -172,8 +172,11 @@ pub struct AuditArgs {
     /// times
     #[arg(long, value_name = "FORM=FILE", value_parser = super::audit::report)]
     pub report: Vec<(super::audit::Form, PathBuf)>,
+    /// Show what moved since an audit that was kept (see diff), too
+    #[arg(long, value_name = "FILE")]
+    pub since: Option<PathBuf>,
     /// List the checks with what they see; looks at no host
-    #[arg(long, conflicts_with_all = ["playbook", "fail_under", "severity", "report"])]
+    #[arg(long, conflicts_with_all = ["playbook", "fail_under", "severity", "report", "since"])]
     pub list: bool,
     /// Nothing runs there: what would is judged
     #[arg(long, hide = true)]

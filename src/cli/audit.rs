@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::ways;
 use crate::change::{Change, Note, Plan, Promise, Risk};
 use crate::engine;
 use crate::error::{Failure, Result};
@@ -14,6 +15,7 @@ use crate::host::Probe;
 use crate::host::real::RealHost;
 use crate::judge::{self, CHECKS, Depth, HIDDEN_RULES, SOURCES, Scene, hides_rules};
 use crate::outcome::audit::{Audit, Finding, Grade, Ruling, Score, Severity, VERSION};
+use crate::outcome::ways::Account;
 use crate::outcome::{Event, Exit, Proven, Sink};
 use crate::report::audit::verdict;
 use crate::report::{html, junit, sarif};
@@ -34,6 +36,8 @@ const PLAYBOOK: &str = "playbook";
 const FIREWALL: &str = "firewall";
 /// The resource whose daemon does not run where nothing does.
 const SSHD: &str = "sshd";
+/// What a finding about administrators is about.
+const WAYS_IN: &str = "ways in";
 
 /// A form of report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,11 +202,47 @@ fn held_against(mut job: Job, facts: &Facts, asked: Asked, host: &dyn Probe) -> 
     found.extend(rests.iter().map(|change| cannot(&change.key, "nothing is started in an image that is looked at")));
     found.extend(differ.iter().map(|change| differs(change, &job.about.playbook)));
     found.extend(deferred(&plan));
+    if plan.is_converged() && !hides_rules(facts, host) {
+        found.extend(kept_out(&plan, &job, facts, host));
+    }
     if !found.iter().any(|one| matches!(one.ruling, Ruling::Fail | Ruling::Unknown)) {
         let saw = "nothing differs".to_owned();
         found.push(Finding { saw, ..of_playbook(Ruling::Pass, Severity::High, "") });
     }
     found
+}
+
+/// Administrators whom the playbook promises a way in, and who have none although nothing differs: a DenyUsers of somebody
+/// else's, a home that others can write.
+fn kept_out(plan: &Plan, job: &Job, facts: &Facts, host: &dyn Probe) -> Option<Finding> {
+    let names: Vec<String> = plan
+        .promises
+        .iter()
+        .filter_map(|promise| match promise {
+            Promise::Admin { user, .. } => Some(user.text()),
+            _ => None,
+        })
+        .collect();
+    if names.is_empty() {
+        return None;
+    }
+    let found = match ways(facts, host, None, &names) {
+        Ok(found) => found,
+        Err(failure) => {
+            let why = failure.line();
+            return Some(Finding { why, ..of_playbook(Ruling::Unknown, Severity::High, WAYS_IN) });
+        }
+    };
+    let gets_in = |one: &&Account| one.ssh != Proven::No && one.root != Proven::No;
+    if found.accounts.iter().filter(gets_in).count() >= job.access.at_least.min(names.len()) {
+        return None;
+    }
+    let out = found.accounts.iter().filter(|one| !gets_in(one));
+    let told: Vec<String> =
+        out.map(|one| format!("{} does not get in: {}", one.name, one.because.join("; "))).collect();
+    let saw = if told.is_empty() { "no administrator of the playbook gets in".to_owned() } else { told.join("; ") };
+    let fix = "see who gets in, and why others do not: keyward access".to_owned();
+    Some(Finding { saw, fix, ..of_playbook(Ruling::Fail, Severity::High, WAYS_IN) })
 }
 
 fn differs(change: &Change, playbook: &str) -> Finding {

@@ -18,16 +18,13 @@ const LIMIT: u64 = 256 << 20;
 /// Shows it. Exit 0 when nothing is worse, 2 when something is.
 pub fn run(args: &DiffArgs, sink: &mut dyn Sink) -> Result<Ending> {
     let (before, after) = (audits(&args.before)?, audits(&args.after)?);
-    // Two single hosts are compared whatever they are called: an image has a new name each time.
     let single = before.len() == 1 && after.len() == 1;
     let mut drifts = Vec::new();
     for (host, audit) in &after {
-        let old = before.iter().find(|(name, _)| single || name == host);
-        let Some((_, old)) = old else {
-            sink.event(Event::Failed { failure: missing(host, &args.before) });
-            continue;
-        };
-        drifts.push(Drift::between(host, old, audit));
+        match earlier(&before, host, after.len()) {
+            Some(old) => drifts.push(Drift::between(host, old, audit)),
+            None => sink.event(Event::Failed { failure: missing(host, &args.before) }),
+        }
     }
     let gone: Vec<&String> = before
         .iter()
@@ -46,13 +43,23 @@ pub fn run(args: &DiffArgs, sink: &mut dyn Sink) -> Result<Ending> {
     Ok(Ending::new(exit, "", ""))
 }
 
+/// The audit of a host among earlier ones. Two single hosts are compared whatever they are called: an image has a new name
+/// each time.
+pub fn earlier<'a>(before: &'a [(String, Audit)], host: &str, hosts: usize) -> Option<&'a Audit> {
+    let single = before.len() == 1 && hosts == 1;
+    before.iter().find(|(name, _)| single || name == host).map(|(_, audit)| audit)
+}
+
 fn missing(host: &str, file: &Path) -> Failure {
     Failure::unknown(host, format!("was not judged in {}", file.display()))
         .hint("audit the same hosts twice; a host that could not be reached has no audit")
 }
 
-/// The audits in a file: a line of `--format json` each, the last one of a host.
-fn audits(file: &Path) -> Result<Vec<(String, Audit)>> {
+/// The audits in a file: a line of `--format json` each, one a host.
+///
+/// # Errors
+/// Input when there is none, or the file is something else.
+pub fn audits(file: &Path) -> Result<Vec<(String, Audit)>> {
     let place = file.display().to_string();
     let wrong = |what: &str| Failure::input(&place, what).hint("keep one with: keyward audit --format json > FILE");
     let mut text = String::new();
@@ -73,7 +80,10 @@ fn audits(file: &Path) -> Result<Vec<(String, Audit)>> {
         if audit.version > VERSION {
             return Err(wrong(&format!("line {} is of a later version of keyward", number + 1)));
         }
-        found.retain(|(name, _)| *name != host);
+        if found.iter().any(|(name, _)| *name == host) {
+            return Err(wrong(&format!("line {}: {host} was judged before in it", number + 1))
+                .why("two hosts of one name, or two audits of one host, cannot be told apart"));
+        }
         found.push((host, *audit));
     }
     if found.is_empty() {

@@ -124,7 +124,7 @@ impl Trial<'_> {
         let order =
             Order { act: act.clone(), playbook: self.job.about.playbook.clone(), sources: self.job.sources.clone() };
         let mut keeping = Keeping { plan: None, quiet: !struck, struck: None, sink: self.sink };
-        let said = talk(&self.sandbox, &order, notes, &mut |_| Ok(()), &mut keeping);
+        let said = talk(&self.sandbox, &order, notes, &mut |_| Ok(()), None, &mut keeping);
         self.struck = keeping.struck.or(self.struck);
         match said {
             Ok(ending) if struck && self.struck.is_none() => {

@@ -128,6 +128,8 @@ fn run(cli: &Cli) -> ExitCode {
             terminal.hand(handed::take(from)?);
         }
         if let Verb::Audit(args) = &cli.verb {
+            // Read first: a report may be meant to take its place.
+            terminal.compare_with(args.since.as_deref().map(diff::audits).transpose()?.unwrap_or_default());
             terminal.report_to(audit::Reports::open(&args.report)?);
         }
         if cli.global.fleet.inventory.is_some() {

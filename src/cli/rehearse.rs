@@ -13,7 +13,7 @@ use crate::types::AbsPath;
 use super::agent::{Act, Order};
 use super::args::{AuditArgs, Verb};
 use super::audit::Asked;
-use super::far::{Heed, Wary};
+use super::far::{Heed, short};
 use super::job::Job;
 use super::talk::{absolute, talk};
 use super::{Ending, example, fetch, state};
@@ -33,7 +33,7 @@ pub fn run(job: &Job, act: Act, root: &Path, leave_out: &[AbsPath], sink: &mut d
     let booted = sandbox.boot()?;
     notes.extend(booted.notes.iter().map(|text| Note::info("copy", text)));
     let order = Order { act: act.clone(), playbook: job.about.playbook.clone(), sources: job.sources.clone() };
-    let ending = talk(&sandbox, &order, notes, &mut |_| Ok(()), sink);
+    let ending = talk(&sandbox, &order, notes, &mut |_| Ok(()), None, sink);
     let modules = sandbox.modules_loaded();
     // The copy's end is the end of everything in it, whatever was said.
     let closed = sandbox.close();
@@ -54,16 +54,15 @@ pub fn audit(
     let root = absolute(root)?;
     let mut sandbox = Sandbox::open(&Options { leave_out: leave_out.to_vec(), ..Options::new(root.clone()) })?;
     let mut notes: Vec<Note> = sandbox.notes().iter().map(|text| Note::info("copy", text)).collect();
-    notes.extend(sandbox.boot()?.notes.iter().map(|text| Note::info("copy", text)));
+    // They may quote programs of the tree.
+    notes.extend(sandbox.boot()?.notes.iter().map(|text| Note::info("copy", short(text))));
     let of = if root.as_str() == "/" { "this machine".to_owned() } else { root.to_string() };
     notes.push(Note::info("copy", format!("judged on a booted copy of {of}, gone now; PID 1 in there is not systemd")));
     let (playbook, sources) = sources;
     let order = Order { act: Act::Audit(Asked::of(args)), playbook, sources };
     let target = if root.as_str() == "/" { "sandbox".to_owned() } else { format!("rootfs:{root}") };
-    let mut wary =
-        Wary::new(Heed::new(&Verb::Audit(args.clone()), format!("keyward --target {}", state::quoted(&target))), sink);
-    let told = talk(&sandbox, &order, Vec::new(), &mut |_| Ok(()), &mut wary);
-    let ending = wary.ending(told);
+    let mut heed = Heed::new(&Verb::Audit(args.clone()), format!("keyward --target {}", state::quoted(&target)));
+    let ending = talk(&sandbox, &order, Vec::new(), &mut |_| Ok(()), Some(&mut heed), sink);
     let closed = sandbox.close();
     let ending = ending?;
     closed?;

@@ -105,15 +105,7 @@ pub fn need_root(why: &str) -> Result<()> {
     Err(Failure::refused("keyward", format!("must be root {why}")).hint(format!("sudo keyward {}", words.join(" "))))
 }
 
-/// A word as a POSIX shell takes it.
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_' | '=' | ':' | ',' | '+' | '@');
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
-}
+pub use crate::types::quoted;
 
 /// Verbs about this machine's own records take no other target.
 ///

@@ -1,7 +1,6 @@
 //! The caller's side of a conversation with the agent in a copy, or on a tree: orders go in, events come out, proof
 //! requests are handed to a worker outside, questions to whoever may answer them.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,43 +9,58 @@ use crate::change::Note;
 use crate::error::{Failure, Result};
 use crate::outcome::{Event, Sink};
 use crate::proof::{PipeWorker, WORKER_ARG, Worker};
+use crate::target::exec::Exec;
+use crate::target::put::last_words;
 use crate::target::sandbox::Sandbox;
+use crate::target::talk::{Heard, Limits, Talk as _};
 use crate::types::{AbsPath, Word as _};
 
 use super::Ending;
 use super::agent::{self, Answer, Order, Question, Said};
+use super::far::Heed;
 
 /// Answers a question with yes; anything else is an error, and ends the conversation.
 pub type Agree<'a> = dyn FnMut(Question) -> Result<()> + 'a;
 
+/// What an agent may say: plans with all their contents.
+const LIMITS: Limits =
+    Limits { deadline: Duration::from_secs(3600), stdout: 256 << 20, stderr: 16 << 10, line: 64 << 20 };
+/// Longest silence of an agent.
+const SILENCE: Duration = Duration::from_secs(3600);
+/// For an agent to take a line.
+const TAKEN: Duration = Duration::from_secs(60);
+
 /// Gives an order and relays until the agent has finished. Notes about the copy wait until the plan has been shown: its
-/// verdict is the first line.
+/// verdict is the first line. What is in the copy may be anybody's, and speak in the agent's name: with `heed` its events are
+/// heeded.
 ///
 /// # Errors
-/// The one of `agree`, or that a process was lost; the agent is then to be ended with its sandbox.
+/// The one of `agree`, or that a process was lost, or lied; the agent is then to be ended with its sandbox.
 pub fn talk(
     sandbox: &Sandbox,
     order: &Order,
     notes: Vec<Note>,
     agree: &mut Agree<'_>,
+    heed: Option<&mut Heed>,
     sink: &mut dyn Sink,
 ) -> Result<Ending> {
-    let mut agent = start(sandbox.agent()?, agent::ARG)?;
+    let mut command = sandbox.agent()?;
+    command.arg(agent::ARG);
+    let mut agent = Exec::start(command, "sandbox", LIMITS)?;
     // Nothing on a tree that is not running is proven.
     let mut worker = order.act.proves().then(|| start(sandbox.outside()?, WORKER_ARG)).transpose()?;
-    let ending = converse(order, &mut agent, worker.as_mut(), notes, agree, sink);
-    for child in [Some(agent), worker].into_iter().flatten() {
-        end(child);
-    }
+    let ending = converse(order, &mut agent, worker.as_mut(), notes, agree, heed, sink);
+    // Whatever was said last was the end, and so is the end of its input. Killed, the process that stands for the agent out
+    // here would leave the real one to whoever adopts orphans (process 1 of a container may be keyward itself), and a copy
+    // does not end before somebody has waited for each of its processes.
+    let _ = agent.finish(PATIENCE);
+    worker.into_iter().for_each(end);
     ending
 }
 
 /// How long a program that has said its last word may take to end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whatever was said last was the end, and so is the end of its input. Killed, the process that stands for the agent out
-/// here would leave the real one to whoever adopts orphans (process 1 of a container may be keyward itself), and a copy
-/// does not end before somebody has waited for each of its processes.
 fn end(mut child: Child) {
     let until = Instant::now() + PATIENCE;
     while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
@@ -63,51 +77,65 @@ fn start(mut command: Command, verb: &str) -> Result<Child> {
 
 fn converse(
     order: &Order,
-    agent: &mut Child,
+    agent: &mut Exec,
     worker: Option<&mut Child>,
     mut notes: Vec<Note>,
     agree: &mut Agree<'_>,
+    mut heed: Option<&mut Heed>,
     sink: &mut dyn Sink,
 ) -> Result<Ending> {
-    let (mut orders, said) = pipes(agent)?;
     let worker = worker.map(pipes).transpose()?;
     let mut outside = worker.map(|(to_worker, from_worker)| PipeWorker::new(from_worker, to_worker));
-    write(&mut orders, order)?;
-    for line in BufReader::new(said).lines() {
-        let line = line.map_err(|error| lost().why(error))?;
+    write(agent, order)?;
+    loop {
+        let line = match agent.next_line(SILENCE)? {
+            Heard::Line(line) => line,
+            Heard::Silence => return Err(lost().why("it says nothing")),
+            Heard::End => return Err(lost().why(last_words(&agent.stderr()))),
+        };
         match serde_json::from_str(&line).map_err(|error| lost().why(error))? {
             Said::Ask(requests) => {
                 let answer: Answer = outside.as_mut().ok_or_else(lost)?.ask(&requests);
-                write(&mut orders, &answer)?;
+                write(agent, &answer)?;
             }
             Said::Agree(question) => {
                 agree(*question)?;
-                write(&mut orders, &true)?;
+                write(agent, &true)?;
             }
             Said::Event(event) => {
                 if let Event::Finished { exit, verdict, next, run, .. } = *event {
                     notes.drain(..).for_each(|note| sink.event(Event::Note { note }));
-                    return Ok(Ending { exit, verdict, next, run });
+                    let ending = Ending { exit, verdict, next, run };
+                    return match heed {
+                        None => Ok(ending),
+                        Some(heed) => heed.ending(ending).map_err(lied),
+                    };
                 }
                 let planned = matches!(*event, Event::Planned { .. });
-                sink.event(*event);
+                sink.event(match heed.as_mut() {
+                    None => *event,
+                    Some(heed) => heed.event(*event).map_err(lied)?,
+                });
                 if planned {
                     notes.drain(..).for_each(|note| sink.event(Event::Note { note }));
                 }
             }
         }
     }
-    Err(lost())
+}
+
+fn lied(why: &str) -> Failure {
+    Failure::unknown("copy", "its answer is refused").why(why).hint("look at the tree without starting anything of it")
 }
 
 fn pipes(child: &mut Child) -> Result<(ChildStdin, ChildStdout)> {
     child.stdin.take().zip(child.stdout.take()).ok_or_else(lost)
 }
 
-fn write(to: &mut impl std::io::Write, what: &impl serde::Serialize) -> Result<()> {
+fn write(to: &mut Exec, what: &impl serde::Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(what).map_err(|error| lost().why(error))?;
     line.push(b'\n');
-    to.write_all(&line).and_then(|()| to.flush()).map_err(|error| lost().why(error))
+    to.send(line, TAKEN)
 }
 
 fn lost() -> Failure {

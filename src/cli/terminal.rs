@@ -6,18 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::change::Note;
 use crate::error::{Failure, Result};
+use crate::outcome::audit::Audit;
+use crate::outcome::drift::Drift;
 use crate::outcome::{Event, Exit, Sink};
 use crate::playbook::Faults;
 use crate::report::style::{Style, count};
 use crate::report::{Channel, Report, escape};
 use crate::resource::LoadedFile;
 
-use super::Ending;
 use super::args::{Colour, Format, Global};
 use super::audit::Reports;
 use super::handed;
 use super::job::{Handed, Job, NoJob};
 use super::state::quoted;
+use super::{Ending, diff};
 
 /// Writes events as they come. A closed or full stream never stops a run: what cannot be written is dropped, and known.
 pub struct Terminal {
@@ -30,6 +32,8 @@ pub struct Terminal {
     lost: Option<Failure>,
     /// Where reports of an audit go.
     reports: Reports,
+    /// What an audit is compared with.
+    earlier: Vec<(String, Audit)>,
 }
 
 impl Terminal {
@@ -40,7 +44,7 @@ impl Terminal {
             Format::Json => Report::Json,
             Format::Human => Report::human(style(global.color), detail),
         };
-        Self { report, handed: None, past, lost: None, reports: Reports::default() }
+        Self { report, handed: None, past, lost: None, reports: Reports::default(), earlier: Vec::new() }
     }
 
     /// Whether there is colour.
@@ -64,6 +68,11 @@ impl Terminal {
     /// Writes these reports of an audit, too.
     pub fn report_to(&mut self, reports: Reports) {
         self.reports = reports;
+    }
+
+    /// Shows what moved since these, too.
+    pub fn compare_with(&mut self, earlier: Vec<(String, Audit)>) {
+        self.earlier = earlier;
     }
 
     /// Why a part of the result did not reach standard output; none also when its reader had seen enough.
@@ -118,12 +127,23 @@ impl Sink for Terminal {
         {
             self.lost.get_or_insert(failure);
         }
+        let moved = match &event {
+            Event::Audited { audit } => diff::earlier(&self.earlier, &audit.host, 1)
+                .map(|old| Event::Drifted { drift: Box::new(Drift::between(&audit.host, old, audit)) }),
+            _ => None,
+        };
         let (channel, text) = self.report.event(&event);
         let is_result = channel == Channel::Result || self.past && !matches!(event, Event::Failed { .. });
         if !is_result {
             progress(&text);
         } else if let Err(failure) = print(&text) {
             self.lost.get_or_insert(failure);
+        }
+        if let Some(moved) = moved {
+            if !self.is_json() {
+                result("\n");
+            }
+            self.event(moved);
         }
     }
 }

@@ -102,7 +102,7 @@ impl Site<'_> {
         agree: &mut dyn FnMut(Question) -> Result<()>,
     ) -> Result<(Ending, Vec<Evidence>)> {
         let mut teller = Teller { show, root: &self.root, sink: &mut *self.terminal, evidence: Vec::new() };
-        let told = talk(sandbox, order, notes, agree, &mut teller);
+        let told = talk(sandbox, order, notes, agree, None, &mut teller);
         let evidence = teller.evidence;
         let mut ending = told.map_err(|mut failure| {
             failure.hint = at_root(&failure.hint, &self.root);

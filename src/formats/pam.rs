@@ -5,6 +5,8 @@
 pub enum Line {
     /// All lines of another service, or those of one kind.
     Include(Option<String>, String),
+    /// The same of one kind, which ends by itself.
+    Substack(String, String),
     /// A module.
     Rule(Rule),
 }
@@ -22,15 +24,28 @@ pub struct Rule {
     pub args: Vec<String>,
 }
 
-/// What a module says to somebody who has shown nothing.
+/// What a module may say to somebody who has shown nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Says {
     /// PAM_SUCCESS
     Yes,
-    /// PAM_AUTH_ERR and the like.
+    /// Any of the codes of a failure, such as PAM_AUTH_ERR or PAM_USER_UNKNOWN.
     No,
     /// PAM_IGNORE
     Ignore,
+    /// Any of these.
+    Anything,
+}
+
+/// How a stack may end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ends {
+    /// With success, for certain where nothing else is set.
+    pub yes: bool,
+    /// Without.
+    pub no: bool,
+    /// By a jump that leaves it, or a control that is not known.
+    pub unclear: bool,
 }
 
 /// What a control does with an answer (pam.conf(5)).
@@ -43,69 +58,123 @@ enum Act {
     Done,
     Reset,
     Jump(usize),
+    Unclear,
 }
 
+/// Codes with which a module says no.
+const FAILURES: [&str; 8] = [
+    "auth_err",
+    "user_unknown",
+    "authinfo_unavail",
+    "cred_insufficient",
+    "maxtries",
+    "perm_denied",
+    "acct_expired",
+    "service_err",
+];
+
 impl Rule {
-    fn act(&self, says: Says) -> Act {
+    /// What the control does with each of these answers, with the answer.
+    fn acts(&self, says: Says) -> Vec<(Says, Act)> {
+        let codes: Vec<(Says, &str)> = [(Says::Yes, "success"), (Says::Ignore, "ignore")]
+            .into_iter()
+            .chain(FAILURES.map(|code| (Says::No, code)))
+            .filter(|(kind, _)| says == Says::Anything || *kind == says)
+            .collect();
+        let mut acts: Vec<(Says, Act)> = codes.into_iter().map(|(kind, code)| (kind, self.act(kind, code))).collect();
+        acts.dedup();
+        acts
+    }
+
+    fn act(&self, says: Says, code: &str) -> Act {
         match (self.control.to_ascii_lowercase().as_str(), says) {
             ("required" | "requisite" | "sufficient" | "optional", Says::Ignore) => Act::Ignore,
             ("required" | "requisite" | "optional", Says::Yes) => Act::Ok,
             ("sufficient", Says::Yes) => Act::Done,
-            ("required", Says::No) => Act::Bad,
-            ("requisite", Says::No) => Act::Die,
-            ("sufficient" | "optional", Says::No) => Act::Ignore,
-            (pairs, says) => {
-                let name = match says {
-                    Says::Yes => "success",
-                    Says::No => "auth_err",
-                    Says::Ignore => "ignore",
-                };
+            ("required", _) => Act::Bad,
+            ("requisite", _) => Act::Die,
+            ("sufficient" | "optional", _) => Act::Ignore,
+            (pairs, _) if pairs.contains('=') => {
+                // The last one counts; without a default the rest is bad, but PAM_IGNORE (_pam_parse_control).
                 let find = |wanted: &str| {
                     let mut pairs = pairs.split_whitespace().filter_map(|pair| pair.split_once('='));
-                    pairs.find_map(|(value, act)| (value == wanted).then(|| act.to_owned()))
+                    pairs.rfind(|(value, _)| *value == wanted).map(|(_, act)| act.to_owned())
                 };
-                match find(name).or_else(|| find("default")).as_deref() {
+                match find(code).or_else(|| find("default")).as_deref() {
+                    Some("ignore") => Act::Ignore,
                     Some("ok") => Act::Ok,
                     Some("bad") => Act::Bad,
                     Some("die") => Act::Die,
                     Some("done") => Act::Done,
                     Some("reset") => Act::Reset,
-                    Some(number) => number.parse().map_or(Act::Ignore, Act::Jump),
-                    None => Act::Ignore,
+                    Some(number) => number.parse().map_or(Act::Unclear, Act::Jump),
+                    None if says == Says::Ignore => Act::Ignore,
+                    None => Act::Bad,
                 }
             }
+            _ => Act::Unclear,
         }
     }
 }
 
-/// Whether a stack ends with success when its modules say this; `None` for a jump that leaves it. The rules are those of
-/// Linux-PAM's _pam_dispatch_aux().
-pub fn succeeds<'a>(rules: &[&'a Rule], says: impl Fn(&'a Rule) -> Says) -> Option<bool> {
-    // What was decided so far: nothing, success or failure.
-    let mut held: Option<bool> = None;
-    let mut at = 0;
-    while let Some(rule) = rules.get(at) {
-        at += 1;
-        let said = says(rule);
-        match rule.act(said) {
-            Act::Ignore => {}
-            Act::Ok => held = held.or(Some(said == Says::Yes)),
-            Act::Done => return Some(held.unwrap_or(said == Says::Yes)),
-            Act::Bad => held = Some(false),
-            Act::Die => return Some(false),
-            Act::Reset => held = None,
-            Act::Jump(over) => {
-                if held.is_none() && said == Says::Yes {
-                    held = Some(true);
-                }
-                at += over;
-                if at > rules.len() {
-                    return None;
-                }
+/// How a stack may end when its modules say this. The rules are those of Linux-PAM's _pam_dispatch_aux(); what a module that
+/// may say anything says is tried in all ways.
+pub fn ends<'a>(rules: &[&'a Rule], says: impl Fn(&'a Rule) -> Says) -> Ends {
+    let mut ends = Ends::default();
+    // Where to go on, with what was decided so far: nothing, success or failure. Each is gone on from once.
+    let mut open: Vec<(usize, Option<bool>)> = vec![(0, None)];
+    let mut seen: Vec<(usize, Option<bool>)> = Vec::new();
+    while let Some((at, held)) = open.pop() {
+        if seen.contains(&(at, held)) {
+            continue;
+        }
+        seen.push((at, held));
+        let Some(rule) = rules.get(at) else {
+            if held == Some(true) {
+                ends.yes = true
+            } else {
+                ends.no = true
+            }
+            continue;
+        };
+        let next = at + 1;
+        for (said, act) in rule.acts(says(rule)) {
+            let succeeded = said == Says::Yes;
+            match act {
+                Act::Ignore => open.push((next, held)),
+                Act::Ok => open.push((next, held.or(Some(succeeded)))),
+                // After a failure it goes on as ok does.
+                Act::Done if held == Some(false) => open.push((next, held)),
+                Act::Done if held.unwrap_or(succeeded) => ends.yes = true,
+                Act::Done => ends.no = true,
+                Act::Bad => open.push((next, Some(false))),
+                Act::Die => ends.no = true,
+                Act::Reset => open.push((next, None)),
+                Act::Jump(over) if next + over > rules.len() => ends.unclear = true,
+                Act::Jump(over) => open.push((next + over, if succeeded { held.or(Some(true)) } else { held })),
+                Act::Unclear => ends.unclear = true,
             }
         }
     }
-    Some(held == Some(true))
+    ends
+}
+
+/// The lines of a file, those that end with a backslash joined with what follows; each with its number, from 1.
+pub fn lines(text: &str) -> Vec<(usize, String)> {
+    let mut whole: Vec<(usize, String)> = Vec::new();
+    let mut goes_on = false;
+    for (at, line) in text.lines().enumerate() {
+        let (part, more) = line.strip_suffix('\\').map_or((line, false), |part| (part, true));
+        match whole.last_mut().filter(|_| goes_on) {
+            Some((_, begun)) => {
+                begun.push(' ');
+                begun.push_str(part);
+            }
+            None => whole.push((at + 1, part.to_owned())),
+        }
+        goes_on = more;
+    }
+    whole
 }
 
 /// Reads one line; `None` for blank ones, comments, and what is none.
@@ -124,8 +193,11 @@ pub fn parse(line: &str) -> Option<Line> {
     };
     let mut words = rest.split_whitespace();
     let module = words.next()?;
-    if matches!(control, "include" | "substack") {
+    if control.eq_ignore_ascii_case("include") {
         return Some(Line::Include(Some(kind), module.to_owned()));
+    }
+    if control.eq_ignore_ascii_case("substack") {
+        return Some(Line::Substack(kind, module.to_owned()));
     }
     let name = module.rsplit('/').next().unwrap_or(module).trim_end_matches(".so").to_owned();
     let args = words.map(str::to_owned).collect();
@@ -141,44 +213,62 @@ mod tests {
         let rule = |line: &str| match parse(line) {
             Some(Line::Rule(Rule { kind, module, args, .. })) => format!("{kind} {module} {}", args.join(" ")),
             Some(Line::Include(kind, other)) => format!("include {kind:?} {other}"),
+            Some(Line::Substack(kind, other)) => format!("substack {kind} {other}"),
             None => String::new(),
         };
         assert_eq!(rule("account [success=1 default=ignore]\tpam_unix.so  nullok # x"), "account pam_unix nullok");
         assert_eq!(rule("-session optional /lib/security/pam_x.so"), "session pam_x ");
         assert_eq!(rule("@include common-account"), "include None common-account");
-        assert_eq!(rule("auth substack other"), "include Some(\"auth\") other");
+        assert_eq!(rule("auth SUBSTACK other"), "substack auth other");
         assert_eq!(rule("# account required pam_access.so"), "");
     }
 
     #[test]
     fn stacks_end_as_linux_pam_ends_them() {
-        let ends = |stack: &str| {
-            let rules: Vec<Rule> = stack
-                .lines()
-                .filter_map(|line| match parse(line) {
-                    Some(Line::Rule(rule)) => Some(rule),
-                    _ => None,
-                })
-                .collect();
+        let said = |stack: &str| {
+            let parsed = |(_, line): (usize, String)| match parse(&line) {
+                Some(Line::Rule(rule)) => Some(rule),
+                _ => None,
+            };
+            let rules: Vec<Rule> = lines(stack).into_iter().filter_map(parsed).collect();
             let all: Vec<&Rule> = rules.iter().collect();
-            succeeds(&all, |rule| match rule.module.as_str() {
+            ends(&all, |rule| match rule.module.as_str() {
                 "pam_permit" => Says::Yes,
                 "pam_env" => Says::Ignore,
+                "pam_exec" => Says::Anything,
                 _ => Says::No,
             })
         };
+        let (yes, no) = (Ends { yes: true, ..Ends::default() }, Ends { no: true, ..Ends::default() });
+        let (either, unclear) =
+            (Ends { yes: true, no: true, unclear: false }, Ends { unclear: true, ..Ends::default() });
         let debian =
             "auth [success=1 default=ignore] pam_unix.so\nauth requisite pam_deny.so\nauth required pam_permit.so";
-        assert_eq!(ends(debian), Some(false));
-        assert_eq!(ends(&format!("auth sufficient pam_permit.so\n{debian}")), Some(true));
-        assert_eq!(ends(&format!("auth [success=done default=ignore] pam_permit.so\n{debian}")), Some(true));
-        assert_eq!(ends(&format!("auth required pam_unix.so\nauth sufficient pam_permit.so\n{debian}")), Some(false));
-        assert_eq!(ends(&format!("auth optional pam_permit.so\n{debian}")), Some(false));
-        // Over the line that refuses.
-        assert_eq!(ends(&debian.replace("default=ignore", "default=1")), Some(true));
-        assert_eq!(ends(&debian.replace("requisite", "optional")), Some(true));
-        assert_eq!(ends("auth [success=9 default=ignore] pam_permit.so"), None);
-        assert_eq!(ends("auth required pam_env.so"), Some(false), "nobody said yes");
-        assert_eq!(ends(""), Some(false));
+        for (stack, wanted) in [
+            (debian.to_owned(), no),
+            (format!("auth sufficient pam_permit.so\n{debian}"), yes),
+            (format!("auth \\\n sufficient pam_permit.so\n{debian}"), yes),
+            (format!("auth [success=done default=ignore] pam_permit.so\n{debian}"), yes),
+            (format!("auth required pam_unix.so\nauth sufficient pam_permit.so\n{debian}"), no),
+            (format!("auth optional pam_permit.so\n{debian}"), no),
+            // Over the line that refuses.
+            (debian.replace("default=ignore", "default=1"), yes),
+            (debian.replace("default=ignore", "user_unknown=1 default=ignore"), either),
+            (debian.replace("requisite", "optional"), yes),
+            ("auth [success=9 default=ignore] pam_permit.so".to_owned(), unclear),
+            ("auth required pam_env.so".to_owned(), no),
+            (String::new(), no),
+            // A module that may say anything: both ways, and mixed with another one.
+            (format!("auth sufficient pam_exec.so /x\n{debian}"), either),
+            (
+                format!("auth [success=1 default=ignore] pam_exec.so /a\nauth sufficient pam_exec.so /b\n{debian}"),
+                either,
+            ),
+            (format!("auth required pam_exec.so /x\n{debian}"), no),
+            // Without a default the rest is bad.
+            ("auth [success=ok] pam_unix.so\nauth required pam_permit.so".to_owned(), no),
+        ] {
+            assert_eq!(said(&stack), wanted, "{stack}");
+        }
     }
 }

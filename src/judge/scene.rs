@@ -10,7 +10,7 @@ use crate::facts::{Facts, SSHD, SSHD_PID, SshdMode, socket_ports};
 use crate::formats::sshd_effective::Effective;
 use crate::host::{Actor, Command, Listener, Probe};
 use crate::outcome::ways::Ways;
-use crate::types::AbsPath;
+use crate::types::{AbsPath, Word as _};
 
 /// One look at a host.
 pub struct Scene<'a> {
@@ -33,6 +33,17 @@ pub enum Stale {
     Since(String),
     /// That cannot be told.
     Unknown(String),
+}
+
+/// An option of sshd(8) that changes what its files say: another file, a directive, a port, an address family.
+fn said_at_start(line: &str) -> Option<String> {
+    let line = line.trim().strip_prefix("sshd: ").unwrap_or(line.trim());
+    let words = line.split_whitespace().take_while(|word| *word != "[listener]");
+    let changes = |word: &&str| {
+        word.strip_prefix('-')
+            .is_some_and(|rest| rest.starts_with(|c: char| !"-DdeiqRtTGV".contains(c)) || rest.contains('o'))
+    };
+    words.into_iter().find(changes).map(str::to_owned)
 }
 
 /// Seconds with nine digits after the point, as stat(1) prints them.
@@ -62,7 +73,7 @@ impl<'a> Scene<'a> {
         let mut look = Look::new(facts, probe, None)?;
         // What is not proven to be kept out counts as let in.
         let sshd_runs = facts.sshd_mode == SshdMode::Stopped;
-        look.supposed = Supposed { sshd_runs, no_firewall: hides_rules(facts, probe) };
+        look.supposed = Supposed { sshd_runs, no_firewall: hides_rules(facts, probe), lasting: true };
         let (ways, doors) = (ways_of(&look, &[]), Doors::new(&look));
         Ok(Self { probe, facts, look, ways, doors, listeners: probe.listeners(), stale: OnceCell::new() })
     }
@@ -106,15 +117,28 @@ impl<'a> Scene<'a> {
         Some(self.look.place(keyword)).filter(|place| place.starts_with('/')).unwrap_or_default()
     }
 
-    /// Where a condition of sshd asks for what is not asked about: the port and address that a client came to.
+    /// Where a condition of sshd asks for what is not asked about: anything but the account and the address that somebody
+    /// comes from.
     pub fn by_socket(&self) -> Option<String> {
         let mut conditions =
             self.look.directives().filter(|(_, directive)| directive.keyword.eq_ignore_ascii_case("match"));
-        let asks = |word: &String| {
-            ["localport", "localaddress", "rdomain"].iter().any(|name| word.to_ascii_lowercase().starts_with(name))
+        let is_asked =
+            |word: &str| ["user", "group", "address", "all"].iter().any(|name| word.eq_ignore_ascii_case(name));
+        let asks = |args: &[String]| {
+            // A criterion, and its patterns as the next word or after an equals sign.
+            let mut words = args.iter();
+            let mut other = false;
+            while let Some(word) = words.next() {
+                let (name, joined) = word.split_once('=').map_or((word.as_str(), false), |(name, _)| (name, true));
+                other |= !is_asked(name);
+                if !joined && !name.eq_ignore_ascii_case("all") {
+                    words.next();
+                }
+            }
+            other
         };
-        let (place, _) = conditions.find(|(_, directive)| directive.args.iter().any(asks))?;
-        Some(format!("{place}: a Match on the port or address that a client came to is not judged"))
+        let (place, _) = conditions.find(|(_, directive)| asks(&directive.args))?;
+        Some(format!("{place}: a Match on more than account and address (such as Host or LocalPort) is not judged"))
     }
 
     /// Where a keyword of sshd is set for some only: below a Match, or in a file that is read from elsewhere.
@@ -176,10 +200,44 @@ impl<'a> Scene<'a> {
         self.stale.get_or_init(|| self.changed_since(sshd)).clone()
     }
 
-    fn changed_since(&self, sshd: &Effective) -> Result<Option<Stale>> {
-        if self.facts.sshd_mode != SshdMode::Service {
-            // Each start reads them, and there will be one before anybody comes in.
+    /// The command line of the daemon that runs. One that systemd's socket has started stays, and reads nothing anew, unless
+    /// each connection has a daemon of its own.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn daemon(&self) -> Result<Option<String>> {
+        if !matches!(self.facts.sshd_mode, SshdMode::Service | SshdMode::Socket) {
             return Ok(None);
+        }
+        let pid = self.look.text(SSHD_PID)?;
+        let title = |pid: &str| {
+            let path = AbsPath::parse(&format!("/proc/{pid}/cmdline")).ok()?;
+            let bytes = self.probe.read(&path, &Actor::Root).ok()??;
+            Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
+        };
+        let found = title(pid.trim()).filter(|title| title.contains("sshd"));
+        Ok(match self.facts.sshd_mode {
+            SshdMode::Service => Some(found.unwrap_or_default()),
+            _ => found,
+        })
+    }
+
+    /// What an sshd that does not run would be started with, where that changes its configuration.
+    fn options_at_start(&self) -> Result<Option<String>> {
+        let text = self.look.text("/etc/default/ssh")?;
+        let set = text.lines().rev().find_map(|line| line.trim().strip_prefix("SSHD_OPTS="));
+        Ok(set
+            .and_then(|value| said_at_start(value.trim_matches(['"', '\''])))
+            .map(|option| format!("/etc/default/ssh starts sshd with {option}, and what that changes is not judged")))
+    }
+
+    fn changed_since(&self, sshd: &Effective) -> Result<Option<Stale>> {
+        let Some(title) = self.daemon()? else {
+            // Each start reads them, and there will be one before anybody comes in.
+            return Ok(self.options_at_start()?.map(Stale::Unknown));
+        };
+        if let Some(option) = said_at_start(&title) {
+            return Ok(Some(Stale::Unknown(format!("sshd runs with {option}, and what that changes is not judged"))));
         }
         if let Some((place, _)) = self.look.directives().find(|(_, one)| one.keyword == "include" && !is_read(one)) {
             return Ok(Some(Stale::Unknown(format!("{place} includes a file that is not looked at"))));

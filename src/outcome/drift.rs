@@ -77,10 +77,12 @@ impl Drift {
     pub fn between(host: &str, before: &Audit, after: &Audit) -> Self {
         let made = |audit: &Audit, check: &str| audit.findings.iter().any(|one| one.check == check);
         let in_both = |one: &&Finding| made(before, &one.check) && made(after, &one.check);
-        // The worst one, where a check says two things of an object.
+        // All that a check says of an object, the worst ruling first.
         let find = |audit: &Audit, one: &Finding| {
             let same = audit.findings.iter().filter(|other| (&other.check, &other.about) == (&one.check, &one.about));
-            same.map(|other| other.ruling).max_by_key(|ruling| rank(Some(*ruling)))
+            let worst = same.clone().map(|other| other.ruling).max_by_key(|ruling| rank(Some(*ruling)));
+            let said: Vec<String> = same.map(|other| format!("{}; {}", other.saw, other.why)).collect();
+            (worst, said)
         };
         let (mut worse, mut better, mut same) = (Vec::new(), Vec::new(), 0);
         let mut seen: Vec<(&str, &str)> = Vec::new();
@@ -89,10 +91,18 @@ impl Drift {
                 continue;
             }
             seen.push((&one.check, &one.about));
-            let (was, is) = (find(before, one), find(after, one));
+            let ((was, old), (is, new)) = (find(before, one), find(after, one));
+            let is_new = |text: &String| !old.contains(text);
+            // What failed and cannot be told any more is no better; and what is said beside it may be another fault.
+            let is_lost = was == Some(Ruling::Fail) && is == Some(Ruling::Unknown)
+                || was == Some(Ruling::Pass) && is == Some(Ruling::NotApplicable);
             match rank(was).cmp(&rank(is)) {
+                _ if is_lost => worse.push(Move::of(one, was, is)),
                 std::cmp::Ordering::Less => worse.push(Move::of(one, was, is)),
                 std::cmp::Ordering::Greater => better.push(Move::of(one, was, is)),
+                std::cmp::Ordering::Equal if rank(is) > 1 && new.iter().any(is_new) => {
+                    worse.push(Move::of(one, was, is))
+                }
                 std::cmp::Ordering::Equal => same += usize::from(rank(is) > 1),
             }
         }
@@ -164,7 +174,12 @@ mod tests {
         assert_eq!(worse, ["root bob", "mac b"], "the worst first");
         assert_eq!((better, same), (vec!["tries ".to_owned(), "mac a".to_owned()], 0));
         assert_eq!(moved(&[("a", "", Pass)], &[("a", "", Unknown)]).0.len(), 1, "unknown is no pass");
-        assert_eq!(moved(&[("a", "", Fail)], &[("a", "", Unknown)]).1.len(), 1);
+        assert_eq!(moved(&[("a", "", Fail)], &[("a", "", Unknown)]).0.len(), 1, "nobody has seen it mended");
+        assert_eq!(moved(&[("a", "", Pass)], &[("a", "", NotApplicable)]).0.len(), 1, "what was there is gone");
+        let (mut old, mut new) = (audit(&[("a", "", Fail)]), audit(&[("a", "", Fail)]));
+        old.findings[0].saw = "x is 1".to_owned();
+        new.findings[0].saw = "x is 1; y is 2".to_owned();
+        assert_eq!(Drift::between("h", &old, &new).worse.len(), 1, "another fault beside the old one");
         assert_eq!(moved(&[("a", "", Waived)], &[("a", "", Fail)]).0.len(), 1, "a waiver that is over");
         assert_eq!(moved(&[("a", "", NotApplicable)], &[("a", "", Pass)]), (none.clone(), none.clone(), 0));
         // A check that is new in keyward, or that a playbook brings, has not moved.

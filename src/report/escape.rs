@@ -7,7 +7,7 @@ use crate::types::is_forbidden;
 
 /// True for characters that never reach a terminal or a log as they are: C0 and C1 controls (CSI is U+009B), DEL, line
 /// separators, byte order marks and everything that changes the reading direction (CVE-2021-42574).
-fn is_hostile(c: char) -> bool {
+pub fn is_hostile(c: char) -> bool {
     is_forbidden(c) || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2065}')
 }
 

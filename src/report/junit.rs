@@ -3,6 +3,8 @@
 
 use crate::outcome::audit::{Audit, Finding, Ruling};
 
+use super::escape;
+
 /// The file.
 pub fn text(audit: &Audit) -> String {
     let mut out = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
@@ -60,7 +62,7 @@ fn xml(text: &str) -> String {
             '"' => out.push_str("&quot;"),
             '\n' => out.push_str("&#10;"),
             '\u{fffe}' | '\u{ffff}' => {}
-            c if c.is_control() => {}
+            c if escape::is_hostile(c) => {}
             c => out.push(c),
         }
     }
@@ -73,6 +75,6 @@ mod tests {
 
     #[test]
     fn what_a_host_says_stays_text() {
-        assert_eq!(xml("a<b>&\"c\"\u{1b}[2J\n\u{ffff}"), "a&lt;b&gt;&amp;&quot;c&quot;[2J&#10;");
+        assert_eq!(xml("a<b>&\"c\"\u{1b}[2J\n\u{ffff}\u{202e}"), "a&lt;b&gt;&amp;&quot;c&quot;[2J&#10;");
     }
 }

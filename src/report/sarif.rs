@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use crate::outcome::audit::{Audit, Finding, Ruling, Severity};
 
+use super::escape;
+
 /// The file.
 pub fn text(audit: &Audit) -> String {
     let mut checks: Vec<&Finding> = Vec::new();
@@ -28,7 +30,7 @@ pub fn text(audit: &Audit) -> String {
             "results": results,
         }],
     });
-    serde_json::to_string_pretty(&log).unwrap_or_default() + "\n"
+    escape::json(&serde_json::to_string_pretty(&log).unwrap_or_default()) + "\n"
 }
 
 fn rule(one: &Finding) -> Value {

@@ -2,6 +2,7 @@
 
 mod boot;
 pub mod container;
+pub mod exec;
 mod netlink;
 pub mod put;
 pub mod sandbox;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::Result;
 
 /// Longest line of a conversation.
-pub const LINE_LIMIT: usize = 1 << 20;
+const LINE_LIMIT: usize = 1 << 20;
 /// What a message or a line costs here besides its bytes: empty ones count as well.
 const EACH: usize = 64;
 
@@ -19,11 +19,13 @@ pub struct Limits {
     pub stdout: usize,
     /// Most bytes of standard error that are kept.
     pub stderr: usize,
+    /// Longest line of a conversation.
+    pub line: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(30), stdout: 1 << 20, stderr: 64 << 10 }
+        Self { deadline: Duration::from_secs(30), stdout: 1 << 20, stderr: 64 << 10, line: LINE_LIMIT }
     }
 }
 
@@ -75,12 +77,13 @@ pub trait Talk {
 pub struct Lines {
     line: Vec<u8>,
     left: usize,
+    longest: usize,
 }
 
 impl Lines {
-    /// At most `most` bytes in all.
-    pub const fn new(most: usize) -> Self {
-        Self { line: Vec::new(), left: most }
+    /// At most `most` bytes in all, and `longest` in a line.
+    pub const fn new(most: usize, longest: usize) -> Self {
+        Self { line: Vec::new(), left: most, longest }
     }
 
     /// Counts a piece.
@@ -107,8 +110,8 @@ impl Lines {
                 each(std::mem::take(&mut self.line));
             }
         }
-        if self.line.len() > LINE_LIMIT {
-            return Err("it prints a line of more than 1 MiB");
+        if self.line.len() > self.longest {
+            return Err("it prints a line that is too long");
         }
         Ok(())
     }
@@ -125,17 +128,17 @@ mod tests {
 
     #[test]
     fn lines_are_cut_anywhere_and_counted() {
-        let mut lines = Lines::new(1000);
+        let mut lines = Lines::new(1000, LINE_LIMIT);
         let mut said = Vec::new();
         for piece in ["a", "b\nc\n", "\n", "d"] {
             lines.cut(piece.as_bytes(), |line| said.push(String::from_utf8(line).unwrap())).unwrap();
         }
         assert_eq!(said, ["ab", "c", ""]);
         assert_eq!(lines.rest(), Some(b"d".to_vec()));
-        let mut empty = Lines::new(1000);
+        let mut empty = Lines::new(1000, LINE_LIMIT);
         assert!((0..100).any(|_| empty.cut(b"\n", |_| ()).is_err()), "empty lines cost too");
-        let mut long = Lines::new(usize::MAX);
+        let mut long = Lines::new(usize::MAX, LINE_LIMIT);
         assert!(long.cut(&vec![b'x'; LINE_LIMIT + 1], |_| ()).is_err());
-        assert!(Lines::new(10).cut(&[b'x'; 11], |_| ()).is_err());
+        assert!(Lines::new(10, LINE_LIMIT).cut(&[b'x'; 11], |_| ()).is_err());
     }
 }

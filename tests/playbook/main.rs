@@ -296,9 +296,19 @@ fn the_shipped_playbooks_are_good() {
     assert_eq!(playbook.document.section("ssh")["port"], 2222);
     let resources: Vec<&str> = playbook.tasks.iter().map(|task| task.resource()).collect();
     assert_eq!(resources, ["user", "root", "authorized_keys", "sudo", "firewall", "sshd"]);
-    let text = "version: 1\nextends: [ builtin:baseline ]\nusers:\n  - { name: ann, admin: true, sudo: { nopasswd: true }, authorized_keys: [ { file: good.pub } ] }\n";
-    let extended = load(text).unwrap_or_else(|faults| panic!("{faults}"));
-    assert_eq!(extended.document.section("ssh")["password_authentication"], false);
+    for (name, modern) in [("baseline", None), ("strict", Some(true))] {
+        let text = format!(
+            "version: 1\nextends: [ builtin:{name} ]\nusers:\n  - {{ name: ann, admin: true, sudo: {{ nopasswd: true }}, \
+             authorized_keys: [ {{ file: good.pub }} ] }}\n"
+        );
+        let extended = load(&text).unwrap_or_else(|faults| panic!("{name}: {faults}"));
+        let ssh = extended.document.section("ssh");
+        assert_eq!(
+            (&ssh["password_authentication"], ssh["modern_algorithms"].as_bool()),
+            (&false.into(), modern),
+            "{name}"
+        );
+    }
 }
 
 #[test]

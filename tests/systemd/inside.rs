@@ -229,7 +229,7 @@ const HOSTILE: [(&str, &str, &str); 5] = [
         "no shell starts",
     ),
     ("floods-later", "echo keyward-ready; exec /bin/yes", "the host does not answer as it should"),
-    ("one-line", "exec tr '\\0' x </dev/zero", "a line of more than 1 MiB"),
+    ("one-line", "exec tr '\\0' x </dev/zero", "a line that is too long"),
     (
         "lies",
         "echo keyward-ready; echo arch $(uname -m); echo file have; echo start now; \

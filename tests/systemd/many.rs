@@ -1,7 +1,8 @@
 //! Many hosts at once: real sshd, sudo and ufw in a container each, without systemd, from one shared image. A rollout, a
 //! second one, a port move, a failing canary, a failure in the middle of the second wave, and hosts that hang.
 //!
-//! `cargo test` uses eight; KEYWARD_FAULTS=all uses 300, or KEYWARD_HOSTS.
+//! `cargo test` uses eight; KEYWARD_FAULTS=all uses 300, or KEYWARD_HOSTS. So many want `--release`: 300 copies of a program for
+//! debugging (88 MB) do not fit into the memory of a small machine, and every login then waits for its disk.
 
 use std::time::{Duration, Instant};
 

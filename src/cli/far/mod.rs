@@ -31,7 +31,7 @@ use super::terminal::{self, Terminal};
 use args::LoginArgs;
 use door::Door;
 pub use door::{Early, Shelf};
-pub use heed::{Heed, Wary};
+pub use heed::{Heed, short};
 pub use interrupt::{Interrupt, Wish};
 use proof::Proof;
 use relay::Relay;

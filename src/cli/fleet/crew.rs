@@ -1,7 +1,7 @@
 //! The hosts at work: a thread for each one that runs, which says what it hears. This side of it decides nothing but what
 //! the schedule says, and records what the store must remember.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Failure, Kind, Result};
 use crate::fleet::schedule::{End, Schedule, Step, Summary, Verdict};
 use crate::fleet::store::{Ended, Record};
-use crate::outcome::{Event, Sink};
+use crate::outcome::{Event, Exit, Sink};
 use crate::target::ssh::Setback;
 
 use super::super::Ending;
@@ -97,7 +97,19 @@ pub fn work(job: &Job<'_>, schedule: &mut Schedule, watcher: &mut dyn Watcher) -
     let (to, from) = sync_channel(WAITING);
     let told = job.crew.hosts.iter().map(|_| Told::default()).collect();
     let (wishes, tries, shelf) = (BTreeMap::new(), BTreeMap::new(), Shelf::default());
-    let mut work = Work { job, schedule, watcher, told, wishes, tries, shelf, to, begun: Instant::now(), broken: None };
+    let mut work = Work {
+        job,
+        schedule,
+        watcher,
+        told,
+        wishes,
+        tries,
+        shelf,
+        to,
+        begun: Instant::now(),
+        broken: None,
+        asked: BTreeSet::new(),
+    };
     let signals = Signals::hold_rollout().ok();
     let summary = work.go(&from, signals.as_ref());
     if let Some(signals) = signals {
@@ -119,6 +131,8 @@ struct Work<'a> {
     to: SyncSender<Said>,
     begun: Instant,
     broken: Option<Failure>,
+    /// Hosts that an earlier controller had begun.
+    asked: BTreeSet<usize>,
 }
 
 impl Work<'_> {
@@ -192,14 +206,28 @@ impl Work<'_> {
             return;
         }
         let wish = self.expect(host, "connecting");
-        let (job, shelf, mouth) = (self.job, self.shelf.clone(), self.to.clone());
+        let (job, shelf, mouth, was_asked) =
+            (self.job, self.shelf.clone(), self.to.clone(), self.asked.contains(&host));
+        let window = job.window;
         let (crew, verb, leave_out) = (job.crew.clone(), job.verb.clone(), job.leave_out.clone());
         let agreed = job.agreed.as_ref().map(|agreed| agreed.get(&host).cloned().unwrap_or_default());
         let run = job.runs.get(&host).cloned();
         self.begin(host, move || {
             let verb = far::of_run(&verb, run);
             let one = One { crew: &crew, verb: &verb, leave_out: &leave_out, host, agreed, shelf: &shelf };
-            let ended = one.go(wish, &mut Mouth { host, to: mouth.clone() });
+            let mut ended = one.go(wish.clone(), &mut Mouth { host, to: mouth.clone() });
+            // Told to go on by a controller that died, it may have begun only after it was asked.
+            if was_asked && ended.as_ref().is_ok_and(|ending| ending.exit == Exit::Busy) {
+                let history = One { verb: &Verb::History, agreed: None, ..one };
+                let look = || {
+                    let mut events: Vec<Event> = Vec::new();
+                    history.go(wish.clone(), &mut events).map(|_| events)
+                };
+                ended = match ask::outcome(None, window, &look, &|| wish.is_asked()) {
+                    ask::Answer::Lost(setback) => Err(setback),
+                    _ => one.go(wish.clone(), &mut Mouth { host, to: mouth.clone() }),
+                };
+            }
             let _ = mouth.send(Said::Over(host, Box::new(ended)));
         });
     }
@@ -207,6 +235,7 @@ impl Work<'_> {
     /// Asks a host what became of the run that an earlier controller began.
     fn ask(&mut self, host: usize) {
         let wish = self.expect(host, "asking");
+        self.asked.insert(host);
         let (job, shelf, mouth) = (self.job, self.shelf.clone(), self.to.clone());
         let (crew, leave_out, window) = (job.crew.clone(), job.leave_out.clone(), job.window);
         let run = job.runs.get(&host).cloned();

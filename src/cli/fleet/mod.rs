@@ -97,6 +97,9 @@ fn refuse(verb: &Verb) -> Result<()> {
         Verb::Audit(args) if !args.report.is_empty() => {
             ("--report", "a report is of one host: --host HOST; here --format json tells all of them")
         }
+        Verb::Audit(args) if args.since.is_some() => {
+            ("--since", "keep both of them with --format json, then: keyward diff BEFORE AFTER")
+        }
         Verb::Acknowledge(_) => ("acknowledge", "look at that host first, and acknowledge there: --host HOST"),
         _ => return Ok(()),
     };

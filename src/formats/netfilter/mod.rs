@@ -223,16 +223,25 @@ fn numbered(protocol: &str) -> &str {
 
 /// Tables of nftables that are not those of iptables and have a chain on the input hook, with its policy.
 pub fn foreign_chains(text: &str) -> Vec<(String, String)> {
+    chains_of(text, "type filter hook input", &["filter", "mangle", "security"])
+}
+
+/// Such tables that may hand connections on to somewhere else.
+pub fn foreign_nat(text: &str) -> Vec<String> {
+    chains_of(text, "type nat hook prerouting", &["nat"]).into_iter().map(|(table, _)| table).collect()
+}
+
+/// Tables with a base chain like this one, but for those of iptables.
+fn chains_of(text: &str, hook: &str, own: &[&str]) -> Vec<(String, String)> {
     let (mut table, mut found) = (String::new(), Vec::new());
     for line in text.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix("table ") {
             name.trim_end_matches(['{', ' ']).clone_into(&mut table);
-        } else if line.starts_with("type filter hook input")
-            && !matches!(
-                table.as_str(),
-                "ip filter" | "ip6 filter" | "ip mangle" | "ip6 mangle" | "ip security" | "ip6 security"
-            )
-        {
+        } else if line.starts_with(hook) {
+            let name = table.strip_prefix("ip ").or_else(|| table.strip_prefix("ip6 "));
+            if name.is_some_and(|name| own.contains(&name)) {
+                continue;
+            }
             let policy = line.split("policy ").nth(1).unwrap_or("accept").trim_end_matches(';');
             found.push((table.clone(), policy.to_owned()));
         }
@@ -247,6 +256,15 @@ mod tests {
 
     fn filter(lines: &str) -> Table {
         Ruleset::parse(&format!("*filter\n{lines}\nCOMMIT\n")).unwrap().filter().unwrap().clone()
+    }
+
+    #[test]
+    fn tables_of_nftables_own() {
+        let text = "table ip nat {\n\tchain PREROUTING {\n\t\ttype nat hook prerouting priority dstnat; policy accept;\n\t}\n}\n\
+                    table ip docker {\n\tchain pre {\n\t\ttype nat hook prerouting priority -100; policy accept;\n\t}\n}\n\
+                    table inet own {\n\tchain in {\n\t\ttype filter hook input priority 0; policy drop;\n\t}\n}\n";
+        assert_eq!(foreign_nat(text), ["ip docker"]);
+        assert_eq!(foreign_chains(text), [("inet own".to_owned(), "drop".to_owned())]);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Accounts that are root by another name, or that anybody can be.
 
-use crate::access::{hash_of, is_closed, keys_of};
+use crate::access::{STRONG, hash_of, is_closed, keys_of};
 use crate::error::Result;
 use crate::formats::accounts::{Hash, PasswdEntry};
 use crate::judge::{CIS, Check, Depth, NIST, STIG, Scene, Seen};
 use crate::outcome::Proven;
 use crate::outcome::audit::Severity;
+use crate::types::quoted;
 
 /// root is the only one with uid 0.
 pub const UID_0: Check = Check {
@@ -66,7 +67,7 @@ fn uid_0(scene: &Scene<'_>) -> Result<Vec<Seen>> {
             Seen::fail(format!("{} has uid 0", account.name))
                 .about(account.name.as_str())
                 .at("/etc/passwd")
-                .fix(format!("usermod -o -u UID {}, with a uid that is free: getent passwd UID", account.name))
+                .fix(format!("usermod -u UID {}, with a uid that is free: getent passwd UID", quoted(&account.name)))
         })
         .collect();
     or_pass(scene, seen, "root has it alone")
@@ -81,7 +82,7 @@ fn empty_password(scene: &Scene<'_>) -> Result<Vec<Seen>> {
             Seen::fail("its password is empty")
                 .about(account.name.as_str())
                 .at("/etc/shadow")
-                .fix(format!("passwd -l {}", account.name))
+                .fix(format!("passwd -l {}", quoted(&account.name)))
         })
         .collect();
     // pam_unix(8) takes the field of /etc/passwd unless it is an x.
@@ -100,34 +101,42 @@ fn empty_password(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     or_pass(scene, seen, "every account that has a shell has a password, or a lock")
 }
 
+/// Also those that cannot log in: a service that is broken into has its groups.
 fn as_good_as_root(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     let ways = scene.ways()?;
-    let by_group =
-        ways.accounts.iter().filter(|account| !account.strong_groups.is_empty() && account.root != Proven::Yes);
-    let seen: Vec<Seen> = by_group
-        .map(|account| {
-            let groups = account.strong_groups.join(", ");
-            Seen::fail(format!("is in {groups}, and sudo does not make it root"))
-                .about(account.name.as_str())
-                .at("/etc/group")
-                .fix(format!(
-                    "gpasswd -d {} {}",
-                    account.name,
-                    account.strong_groups.first().map_or("", String::as_str)
-                ))
-        })
-        .collect();
+    let is_root = |name: &str| ways.accounts.iter().any(|one| one.name == name && one.root == Proven::Yes);
+    let mut seen = Vec::new();
+    for account in scene.look.passwd.iter().filter(|account| account.uid != 0 && !is_root(&account.name)) {
+        let groups: Vec<String> = scene
+            .look
+            .groups(account)
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|name| STRONG.contains(&name.as_str()))
+            .collect();
+        if let Some(first) = groups.first() {
+            seen.push(
+                Seen::fail(format!("is in {}, and sudo does not make it root", groups.join(", ")))
+                    .about(account.name.as_str())
+                    .at("/etc/group")
+                    .fix(format!("gpasswd -d {} {first}", quoted(&account.name))),
+            );
+        }
+    }
     or_pass(scene, seen, "who is in docker, lxd or disk is root by sudo as well, or nobody is")
 }
 
 fn of_services(scene: &Scene<'_>) -> Result<Vec<Seen>> {
-    let sshd = scene.sshd()?;
+    let (sshd, ways) = (scene.sshd()?, scene.ways()?);
+    let is_root = |name: &str| ways.accounts.iter().any(|one| one.name == name && one.root == Proven::Yes);
     let mut seen = Vec::new();
     let of_service =
         |account: &&PasswdEntry| account.uid != 0 && account.uid < FIRST_USER && !is_closed(&account.shell);
     for account in scene.look.passwd.iter().filter(of_service) {
         let hash = hash_of(scene.look.shadow(&account.name).as_ref());
-        let key = sshd.as_ref().and_then(|sshd| keys_of(&scene.look, account, sshd).lines.into_iter().next());
+        let keys = sshd.as_ref().map(|sshd| keys_of(&scene.look, account, sshd)).unwrap_or_default();
+        seen.extend(keys.unknown.into_iter().map(|why| Seen::unknown(why).about(account.name.as_str())));
+        let key = keys.lines.into_iter().next();
         let with = match (hash, key) {
             (Hash::Usable | Hash::Empty, _) => "a password".to_owned(),
             (Hash::Locked, Some(line)) => format!("the key of {}", line.place),
@@ -137,8 +146,18 @@ fn of_services(scene: &Scene<'_>) -> Result<Vec<Seen>> {
             Seen::fail(format!("has the shell {} and {with}", account.shell))
                 .about(account.name.as_str())
                 .at("/etc/passwd")
-                .fix(format!("usermod -s /usr/sbin/nologin {}", account.name)),
+                .fix(if is_root(&account.name) {
+                    format!(
+                        "{} becomes root by sudo: give it a uid of its own kind, and look at: keyward access",
+                        account.name
+                    )
+                } else {
+                    format!("usermod -s /usr/sbin/nologin {}", quoted(&account.name))
+                }),
         );
+    }
+    if let Some(sshd) = &sshd {
+        seen.extend(super::keys::elsewhere(scene, sshd).map(Seen::unknown));
     }
     or_pass(scene, seen, "those with a shell have neither a password nor a key")
 }

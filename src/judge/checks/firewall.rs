@@ -125,6 +125,11 @@ fn after_reboot(scene: &Scene<'_>) -> Result<(Proven, &'static str)> {
     if scene.probe.meta(&AbsPath::fixed(started), &Actor::Root)?.is_none() {
         return Ok((Proven::No, why));
     }
+    // systemctl mask leaves the link that enables it.
+    let unit = AbsPath::fixed("/etc/systemd/system/ufw.service");
+    if scene.facts.init == Init::Systemd && scene.probe.link(&unit)?.as_deref() == Some("/dev/null") {
+        return Ok((Proven::No, "ufw.service is masked"));
+    }
     Ok((Proven::Yes, ""))
 }
 

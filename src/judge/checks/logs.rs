@@ -27,12 +27,31 @@ const DROP_INS: [&str; 4] = [
 ];
 const JOURNALD: [&str; 2] = ["/usr/lib/systemd/systemd-journald", "/lib/systemd/systemd-journald"];
 
+/// Levels of sshd_config(5) at which a login is not told; `sshd -T` calls QUIET by its old name.
+const QUIET: [&str; 4] = ["QUIET", "SILENT", "FATAL", "ERROR"];
+/// How systemd starts rsyslog.
+const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/rsyslog.service";
+/// Settings of journald.conf(5) by which it forgets sooner than by time, or does not hear all.
+const SIZES: [&str; 5] = ["SystemMaxUse", "SystemMaxFiles", "SystemKeepFree", "MaxLevelStore", "MaxFileSec"];
+
 /// A setting and where it stands.
 type Set = Option<(String, String)>;
 
 fn retention(scene: &Scene<'_>) -> Result<Vec<Seen>> {
+    if let Some(sshd) = scene.sshd()?
+        && let Some(level) =
+            sshd.get("loglevel").filter(|level| QUIET.iter().any(|quiet| level.eq_ignore_ascii_case(quiet)))
+    {
+        return Ok(vec![
+            Seen::fail(format!("sshd tells no log who came: LogLevel {level}"))
+                .at(scene.place("loglevel"))
+                .fix(format!("remove the line, then: {}", super::ssh::reload(scene))),
+        ]);
+    }
     let journald = JOURNALD.iter().any(|path| scene.probe.has_program(path));
-    let rsyslog = scene.probe.has_program("/usr/sbin/rsyslogd");
+    // Installed is not enabled.
+    let rsyslog = scene.probe.has_program("/usr/sbin/rsyslogd")
+        && scene.probe.meta(&AbsPath::fixed(ENABLED), &Actor::Root)?.is_some();
     if !journald && !rsyslog {
         return Ok(vec![Seen::not_applicable("neither journald nor rsyslog is installed")]);
     }
@@ -41,7 +60,11 @@ fn retention(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     // One of them is enough.
     Ok(vec![match (journal, files) {
         (Some(Kept::Long(saw)), _) | (_, Some(Kept::Long(saw))) => Seen::pass(saw),
-        (_, Some(Kept::Short(saw, at, fix))) | (Some(Kept::Short(saw, at, fix)), _) => Seen::fail(saw).at(at).fix(fix),
+        (_, Some(Kept::Short(saw, at, fix))) | (Some(Kept::Short(saw, at, fix)), None) => {
+            Seen::fail(saw).at(at).fix(fix)
+        }
+        (Some(Kept::Short(..)), Some(Kept::Unclear(why, at))) => Seen::unknown(why).at(at),
+        (Some(Kept::Unclear(why, at)), _) | (None, Some(Kept::Unclear(why, at))) => Seen::unknown(why).at(at),
         (None, None) => Seen::unknown("how long rsyslog's files are kept is not known: /etc/logrotate.d/rsyslog"),
     }])
 }
@@ -51,6 +74,8 @@ enum Kept {
     Long(String),
     /// What was seen, where, and the fix.
     Short(String, String, String),
+    /// Why that cannot be told, and where.
+    Unclear(String, String),
 }
 
 fn of_journald(scene: &Scene<'_>) -> Result<Kept> {
@@ -72,8 +97,14 @@ fn of_journald(scene: &Scene<'_>) -> Result<Kept> {
     let value = |key: &str| -> Set {
         let mut last = None;
         for (file, text) in &texts {
+            // What stands in no section, or in another one, is passed over.
+            let mut section = "";
             for (number, line) in text.lines().enumerate() {
-                let set = line.trim().split_once('=').filter(|(name, _)| name.trim() == key);
+                if line.trim().starts_with('[') {
+                    section = line.trim();
+                }
+                let is_set = |(name, _): &(&str, &str)| section == "[Journal]" && name.trim() == key;
+                let set = line.trim().split_once('=').filter(is_set);
                 last = set.map(|(_, value)| (value.trim().to_owned(), format!("{file}:{}", number + 1))).or(last);
             }
         }
@@ -95,8 +126,15 @@ fn of_journald(scene: &Scene<'_>) -> Result<Kept> {
             return short(&format!("the journal is not kept on disk: Storage={storage}"), place, fix);
         }
     }
-    match value("MaxRetentionSec") {
-        Some((text, place)) if !matches!(text.as_str(), "" | "0") => match days(&text) {
+    let retention = value("MaxRetentionSec").filter(|(text, _)| !matches!(text.as_str(), "" | "0" | "0s" | "infinity"));
+    if retention.is_none()
+        && let Some((name, (text, place))) = SIZES.iter().find_map(|name| Some((name, value(name)?)))
+    {
+        let why = format!("how long the journal is kept depends on how much is logged: {name}={text}");
+        return Ok(Kept::Unclear(why, place));
+    }
+    match retention {
+        Some((text, place)) => match days(&text) {
             Some(kept) if kept >= DAYS => Ok(Kept::Long(format!("the journal is kept for {kept} days"))),
             kept => {
                 let kept = kept.map_or(text, |days| format!("{days} days"));
@@ -146,6 +184,10 @@ fn of_rsyslog(scene: &Scene<'_>) -> Result<Option<Kept>> {
     for (number, line) in block {
         let mut words = line.split_whitespace();
         match (words.next(), words.next()) {
+            (Some("hourly" | "size" | "maxsize" | "maxage" | "minsize"), _) => {
+                let why = "how long auth.log is kept depends on more than days".to_owned();
+                return Ok(Some(Kept::Unclear(why, format!("{FILE}:{}", number + 1))));
+            }
             (Some("daily"), None) => period = 1,
             (Some("weekly"), _) => period = 7,
             (Some("monthly"), _) => period = 30,

@@ -2,9 +2,11 @@
 
 use crate::access::{PamRule, stack_of};
 use crate::error::Result;
-use crate::formats::pam::{Rule, Says, succeeds};
+use crate::formats::pam::{Ends, Rule, Says, ends};
+use crate::host::Actor;
 use crate::judge::{Check, Depth, Scene, Seen};
 use crate::outcome::audit::Severity;
+use crate::types::AbsPath;
 
 /// Whoever shows nothing is let in nowhere.
 pub const ASKS: Check = Check {
@@ -16,76 +18,84 @@ pub const ASKS: Check = Check {
     judge: asks,
 };
 
-/// Services by which somebody gets in, or becomes another.
-const SERVICES: [&str; 6] = ["sshd", "login", "su", "su-l", "sudo", "sudo-i"];
+/// By which somebody gets in, or becomes another: told first where several share a line.
+const FIRST: [&str; 6] = ["sshd", "login", "su", "su-l", "sudo", "sudo-i"];
+
+/// Parts of other stacks, and those that let in an account of the screen's own, or whom the machine's owner has let in
+/// without asking.
+fn is_left_out(service: &str) -> bool {
+    let has = |part: &&str| service.contains(*part);
+    service.starts_with("common-") || [".dpkg-", ".ucf-", "-greeter", "launch-environment", "autologin"].iter().any(has)
+}
+
 /// Modules that say yes only to who has shown something. pam_rootok(8) knows root, who needs none.
-const PROVING: [&str; 9] = [
-    "pam_unix",
-    "pam_deny",
-    "pam_sss",
-    "pam_ldap",
-    "pam_krb5",
-    "pam_winbind",
-    "pam_rootok",
-    "pam_google_authenticator",
-    "pam_u2f",
-];
+const PROVING: [&str; 7] = ["pam_unix", "pam_deny", "pam_sss", "pam_ldap", "pam_krb5", "pam_winbind", "pam_rootok"];
 /// Modules that say nothing about who somebody is.
 const NEUTRAL: [&str; 6] = ["pam_env", "pam_faildelay", "pam_nologin", "pam_cap", "pam_group", "pam_warn"];
 
-fn says(rule: &Rule, others: Says) -> Says {
+fn says(rule: &Rule) -> Says {
+    let given = |word: &str| rule.args.iter().any(|arg| arg == word);
     match rule.module.as_str() {
         "pam_permit" => Says::Yes,
         name if PROVING.contains(&name) => Says::No,
         name if NEUTRAL.contains(&name) => Says::Ignore,
-        // It counts failures: before them it has nothing against anybody.
-        "pam_faillock" if rule.args.iter().any(|arg| arg == "preauth") => Says::Yes,
-        "pam_faillock" => Says::No,
-        _ => others,
+        // It counts failures: before them it has nothing against anybody (pam_faillock(8)).
+        "pam_faillock" if given("authfail") => Says::Ignore,
+        "pam_faillock" => Says::Yes,
+        // Asked after it by whoever has none (nouserok, nullok, alwaysok), they say yes.
+        "pam_google_authenticator" if !given("nullok") => Says::No,
+        "pam_u2f" if !given("nouserok") && !given("alwaysok") => Says::No,
+        _ => Says::Anything,
     }
 }
 
 fn asks(scene: &Scene<'_>) -> Result<Vec<Seen>> {
-    let mut seen: Vec<Seen> = Vec::new();
-    let mut told: Vec<String> = Vec::new();
-    for service in SERVICES {
+    let mut names = scene.probe.list(&AbsPath::fixed("/etc/pam.d"), &Actor::Root)?.unwrap_or_default();
+    names.sort_by_key(|name| FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()));
+    let (mut seen, mut told): (Vec<Seen>, Vec<String>) = (Vec::new(), Vec::new());
+    let mut judged = 0;
+    for service in names.iter().filter(|name| !is_left_out(name)) {
         let stack = stack_of(&scene.look, service)?;
         let auth: Vec<&PamRule> = stack.iter().filter(|rule| rule.kind == "auth").collect();
+        if auth.is_empty() {
+            // libpam asks /etc/pam.d/other then, which is judged by its own name.
+            continue;
+        }
+        judged += 1;
         let rules: Vec<&Rule> = auth.iter().map(|one| &one.rule).collect();
-        let ends = |others| succeeds(&rules, |rule| says(rule, others));
-        let place = |others| {
-            // The first line without which it would not be so.
-            let without = |gone: usize| {
-                let rest: Vec<&Rule> =
-                    rules.iter().enumerate().filter(|(at, _)| *at != gone).map(|(_, rule)| *rule).collect();
-                succeeds(&rest, |rule| says(rule, others)) == Some(false)
-            };
-            (0..rules.len()).find(|at| without(*at)).and_then(|at| auth.get(at)).map_or("", |one| one.place.as_str())
+        let said = ends(&rules, says);
+        // The first line without which nobody gets through.
+        let without = |gone: usize| {
+            let rest: Vec<&Rule> =
+                rules.iter().enumerate().filter(|(at, _)| *at != gone).map(|(_, rule)| *rule).collect();
+            !ends(&rest, says).yes
         };
-        let finding = match (ends(Says::No), ends(Says::Yes)) {
-            (Some(false), Some(false)) => continue,
-            (Some(true), _) => {
-                let at = place(Says::No);
-                // Debian's own, with what the packages add to it; see pam-auth-update(8).
-                let common = at.starts_with("/etc/pam.d/common-auth:");
-                let fix = "cp /usr/share/pam/common-auth /etc/pam.d/common-auth && pam-auth-update --force --package";
-                let fix = if common { fix } else { "" };
-                Seen::fail("its stack says yes to anybody").at(at).fix(fix)
-            }
-            (None, _) | (_, None) => Seen::unknown("a jump leaves its stack"),
-            (Some(false), Some(true)) => {
-                let why = "its stack says yes when a module does that is not known here";
-                Seen::unknown(why).at(place(Says::Yes))
-            }
+        let line = (0..rules.len()).find(|at| without(*at)).and_then(|at| auth.get(at));
+        let place = line.map_or("", |one| one.place.as_str());
+        let finding = match said {
+            Ends { yes: false, unclear: false, .. } => continue,
+            Ends { yes: true, no: false, unclear: false } => Seen::fail("its stack says yes to anybody").at(place).fix(
+                "mend that line in an editor, with another root shell kept open until a login and sudo were tried",
+            ),
+            Ends { unclear: true, .. } => Seen::unknown(
+                "its stack cannot be followed: a substack, an include that is not \
+                                                         there, or a jump out of it",
+            ),
+            Ends { .. } => Seen::unknown("its stack says yes when a module does that is not known here").at(place),
         };
-        let finding = finding.about(service);
-        if !told.contains(&finding.key()) {
-            told.push(finding.key());
+        // What several services include is told once.
+        let finding = finding.about(service.as_str());
+        let key = if place.starts_with("/etc/pam.d/common-") { finding.key() } else { service.clone() };
+        if !told.contains(&key) {
+            told.push(key);
             seen.push(finding);
         }
     }
     if seen.is_empty() {
-        seen.push(Seen::pass(format!("{} ask", SERVICES.join(", "))));
+        seen.push(match judged {
+            0 => Seen::not_applicable("PAM is not installed"),
+            count => Seen::pass(format!("{count} services ask")),
+        });
     }
     Ok(seen)
 }

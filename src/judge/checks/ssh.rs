@@ -1,13 +1,14 @@
 //! Who gets in over SSH, by what, and what the daemon offers.
 
 use crate::error::Result;
-use crate::facts::{Init, SshdMode, serves_ssh};
+use crate::facts::{Init, serves_ssh};
 use crate::formats::sshd_effective::Effective;
 use crate::host::Listener;
 use crate::judge::{ANSSI, CIS, Check, Depth, NIST, STIG, Scene, Seen, Stale};
 use crate::outcome::Proven;
 use crate::outcome::audit::Severity;
 use crate::outcome::ways::{Account, Method};
+use crate::types::quoted;
 
 /// No account gets in by nothing at all.
 pub const WITHOUT_PROOF: Check = Check {
@@ -164,6 +165,8 @@ const WEAK: [(&str, &[&str]); 4] = [
 ];
 
 const NONE: &str = "no sshd is installed";
+/// Programs that serve SSH.
+const SERVERS: [&str; 5] = ["sshd", "sshd-session", "dropbear", "tinysshd", "lsh"];
 
 /// One finding for each account that `fault` is said of, or one that says that there is none.
 fn of_accounts(scene: &Scene<'_>, none: &str, fault: impl Fn(&Account) -> Vec<Seen>) -> Result<Vec<Seen>> {
@@ -179,10 +182,8 @@ fn of_accounts(scene: &Scene<'_>, none: &str, fault: impl Fn(&Account) -> Vec<Se
 }
 
 /// What the files say has not passed before the daemon has read them.
-fn as_it_runs(scene: &Scene<'_>, sshd: &Effective, seen: Vec<Seen>) -> Result<Vec<Seen>> {
-    if scene.supposes_sshd() {
-        return Ok(seen.into_iter().map(Seen::once_it_runs).collect());
-    }
+pub(super) fn as_it_runs(scene: &Scene<'_>, sshd: &Effective, seen: Vec<Seen>) -> Result<Vec<Seen>> {
+    let seen: Vec<Seen> = if scene.supposes_sshd() { seen.into_iter().map(Seen::once_it_runs).collect() } else { seen };
     let why = match scene.stale(sshd)? {
         None => return Ok(seen),
         Some(Stale::Since(file)) => format!("so its files say; the running sshd has not read {file} since it changed"),
@@ -193,7 +194,7 @@ fn as_it_runs(scene: &Scene<'_>, sshd: &Effective, seen: Vec<Seen>) -> Result<Ve
 
 fn current(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     let Some(sshd) = scene.sshd()? else { return Ok(vec![Seen::not_applicable(NONE)]) };
-    if scene.facts.sshd_mode != SshdMode::Service {
+    if scene.daemon()?.is_none() {
         return Ok(vec![Seen::not_applicable("no sshd runs just now")]);
     }
     Ok(vec![match scene.stale(&sshd)? {
@@ -206,7 +207,7 @@ fn current(scene: &Scene<'_>) -> Result<Vec<Seen>> {
 }
 
 /// The command that makes sshd read its files.
-fn reload(scene: &Scene<'_>) -> String {
+pub(super) fn reload(scene: &Scene<'_>) -> String {
     let reload =
         if scene.facts.init == Init::Systemd { "systemctl reload ssh" } else { "kill -HUP $(cat /run/sshd.pid)" };
     format!("/usr/sbin/sshd -t && {reload}")
@@ -229,7 +230,7 @@ fn without_proof(scene: &Scene<'_>) -> Result<Vec<Seen>> {
         if by(account, |method| *method == Method::Nothing).is_none() {
             return doubts(account);
         }
-        let fix = format!("passwd -l {}", account.name);
+        let fix = format!("passwd -l {}", quoted(&account.name));
         let seen = Seen::by(against(account.ssh), "its password is empty, and sshd takes that");
         vec![seen.about(account.name.as_str()).at(scene.place("permitemptypasswords")).fix(fix)]
     })
@@ -286,14 +287,17 @@ fn passwords(scene: &Scene<'_>) -> Result<Vec<Seen>> {
 }
 
 fn other_daemon(scene: &Scene<'_>) -> Result<Vec<Seen>> {
-    let Some(sshd) = scene.sshd()? else { return Ok(vec![Seen::not_applicable(NONE)]) };
-    let own = scene.ssh_ports(&sshd)?;
+    let own = scene.sshd()?.map(|sshd| scene.ssh_ports(&sshd)).transpose()?.unwrap_or_default();
+    // Where sshd does not run, whatever listens on its ports is another one.
+    let own = if scene.supposes_sshd() { Vec::new() } else { own };
     let mut seen = Vec::new();
     let (mut ports, mut hidden) = (Vec::new(), false);
     for one in scene.listeners()?.iter().filter(|one| !one.address.is_loopback()) {
         hidden |= one.programs.is_empty();
-        let is_server = one.programs.iter().any(|name| ["sshd", "dropbear", "sshd-session"].contains(&name.as_str()));
-        if is_server && !own.contains(&one.port) && !ports.contains(&one.port) {
+        let is_server = one.programs.iter().any(|name| SERVERS.contains(&name.as_str()));
+        let is_own = own.contains(&one.port) && (serves_ssh(one) || one.programs.is_empty());
+        let is_other = !is_own && (is_server || one.port == 22 || own.contains(&one.port));
+        if is_other && !ports.contains(&one.port) {
             ports.push(one.port);
             let what = format!(
                 "{} listens on port {}, which the configuration does not name",
@@ -317,11 +321,15 @@ fn other_daemon(scene: &Scene<'_>) -> Result<Vec<Seen>> {
     if seen.is_empty() && hidden {
         return Ok(vec![Seen::unknown("the kernel does not show whose the listening sockets are")]);
     }
+    if scene.sshd()?.is_none() {
+        return Ok(if seen.is_empty() { vec![Seen::not_applicable(NONE)] } else { seen });
+    }
     let listed: Vec<String> = own.iter().map(u16::to_string).collect();
-    let served = scene.listeners()?.iter().any(|one| own.contains(&one.port) && serves_ssh(one));
     if seen.is_empty() {
-        let state = if served { "listens" } else { "does not run, and would listen" };
-        seen.push(Seen::pass(format!("sshd {state} on port {} only", listed.join(", "))));
+        seen.push(Seen::pass(match listed.as_slice() {
+            [] => "no SSH server runs".to_owned(),
+            ports => format!("sshd listens on port {} only", ports.join(", ")),
+        }));
     }
     Ok(seen)
 }

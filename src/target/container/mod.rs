@@ -2,18 +2,15 @@
 //! from then on; this program gets in through the standard input of `exec`, never by `cp` (threats I1, I3). Whatever runs in
 //! there is hostile: what it says is counted, cut, and heeded elsewhere.
 
-mod exec;
-
 use std::process::Command;
 use std::time::Duration;
 
+use super::exec::Exec;
 use super::put::{self, BOOT, Programs, READY, last_words};
 use super::talk::{Heard, Limits, Talk as _};
 use crate::error::{Failure, Kind, Result};
 use crate::host::{self, Output, Probe};
 use crate::proof::wire::plain;
-
-pub use exec::Exec;
 
 /// The script that takes the program.
 const SCRIPT: &str = include_str!("put.sh");
@@ -161,6 +158,14 @@ impl Container {
             probe,
             &[
                 "run",
+                "--log-driver",
+                "none",
+                "--no-healthcheck",
+                "--read-only",
+                "--tmpfs",
+                "/run:exec,mode=0755,size=64m",
+                "--tmpfs",
+                "/tmp:size=64m",
                 "--detach",
                 "--rm",
                 "--pull",

@@ -87,6 +87,8 @@ fn run(arguments: &[String]) -> Result<u8> {
     if into == Into::Outside {
         return Err(Failure::unknown(program.clone(), "cannot be started").why(command.exec()));
     }
+    // Programs of the copy run as its root, too: they must have no terminal of the caller's to write to, or to type on.
+    let _ = nix::unistd::setsid();
     // The working directory and the umask of the caller mean nothing in there.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     command.current_dir("/");

@@ -24,6 +24,8 @@ const READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
 
 /// The hidden verb: never ends by itself.
 pub fn main(arguments: &[String]) -> ExitCode {
+    // No program of the copy shares a terminal with whoever looks at it.
+    let _ = nix::unistd::setsid();
     let report = match start(arguments) {
         Ok(booted) => Report::Ready(booted),
         Err(failure) => Report::Failed(failure),
@@ -76,9 +78,11 @@ fn start(arguments: &[String]) -> Result<Booted> {
     umount2(".", MntFlags::MNT_DETACH).map_err(os("no way out of the machine"))?;
     std::env::set_current_dir("/").map_err(|error| Failure::unknown("sandbox", "no way into the copy").why(error))?;
     if spec.purpose != Purpose::Run {
+        say(std::io::stdout(), &Report::Mounted)?;
         return Ok(Booted::default());
     }
     let notes = network()?;
+    say(std::io::stdout(), &Report::Mounted)?;
     let mut booted = Booted { notes, ..Booted::default() };
     boot::start(spec.ssh_runs, &mut booted.started, &mut booted.notes);
     Ok(booted)

@@ -24,7 +24,9 @@ pub enum Report {
     Unshared,
     /// Process 1 exists.
     Born(u32),
-    /// Everything is mounted and started.
+    /// Everything is mounted; from here on programs of the copy run, which can speak in the name of process 1.
+    Mounted,
+    /// What is to be started has been.
     Ready(Booted),
     /// It did not work.
     Failed(Failure),
@@ -36,6 +38,7 @@ pub struct Power {
     reports: BufReader<ChildStdout>,
     go: Option<ChildStdin>,
     first: Option<Pid>,
+    mounted: bool,
 }
 
 impl Power {
@@ -53,7 +56,7 @@ impl Power {
             .map_err(|error| lost().why(error))?;
         let reports = BufReader::new(process.stdout.take().ok_or_else(lost)?);
         let go = process.stdin.take();
-        let mut power = Self { process, reports, go, first: None };
+        let mut power = Self { process, reports, go, first: None, mounted: false };
         let Report::Unshared = power.report()? else { return Err(lost()) };
         if boot.root == Root::Own {
             identity(power.pid())?;
@@ -76,8 +79,15 @@ impl Power {
         }
         let Report::Born(pid) = self.report()? else { return Err(lost()) };
         self.first = i32::try_from(pid).ok().map(Pid::from_raw);
+        let Report::Mounted = self.report()? else { return Err(lost()) };
+        self.mounted = true;
         let Report::Ready(booted) = self.report()? else { return Err(lost()) };
         Ok(Booted { pid, ..booted })
+    }
+
+    /// True once programs of the copy may have run.
+    pub const fn is_mounted(&self) -> bool {
+        self.mounted
     }
 
     /// Kills every process in the copy and waits until the last one is gone.

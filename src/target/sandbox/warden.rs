@@ -229,7 +229,12 @@ impl Warden {
         self.halt()?;
         match self.try_boot(purpose) {
             // Where user namespaces are switched off, or a container hides parts of /proc from them.
-            Err(failure) if self.boot.root == Root::Own && failure.place == "sandbox" => {
+            // Never once programs of the copy have run: any of them could say that it failed.
+            Err(failure)
+                if self.boot.root == Root::Own
+                    && failure.place == "sandbox"
+                    && self.power.as_ref().is_none_or(|power| !power.is_mounted()) =>
+            {
                 self.halt()?;
                 self.boot.root = Root::Machine;
                 let mut booted = self.try_boot(purpose).map_err(|_| failure.clone())?;

@@ -1,6 +1,6 @@
 //! What the processes of a sandbox say to each other: one JSON value a line. Data only.
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read as _, Write};
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
@@ -111,6 +111,9 @@ pub struct Boot {
     pub ssh_runs: bool,
 }
 
+/// Longest line that is read: a copy's own programs may write one.
+const LINE_LIMIT: u64 = 1 << 20;
+
 /// Writes one line.
 ///
 /// # Errors
@@ -127,7 +130,7 @@ pub fn say(mut to: impl Write, what: &impl Serialize) -> Result<()> {
 /// When the line is not what it should be.
 pub fn hear<T: DeserializeOwned>(from: &mut impl BufRead) -> Result<Option<T>> {
     let mut line = String::new();
-    if from.read_line(&mut line).map_err(|error| broken(&error))? == 0 {
+    if from.take(LINE_LIMIT).read_line(&mut line).map_err(|error| broken(&error))? == 0 {
         return Ok(None);
     }
     serde_json::from_str(&line).map(Some).map_err(|error| broken(&error))

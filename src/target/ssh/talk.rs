@@ -66,7 +66,7 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self) {
-        let mut lines = Lines::new(self.limits.stdout);
+        let mut lines = Lines::new(self.limits.stdout, self.limits.line);
         while let Some(message) = self.read.wait().await {
             match message {
                 ChannelMsg::Data { data } => {

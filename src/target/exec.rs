@@ -1,4 +1,5 @@
-//! A program in a container, talked with through the pipes of the engine's own process for it.
+//! A program that is talked with through the pipes of a process of this side's: that of an engine for a container, or one in
+//! a copy. What it says is counted and cut.
 
 use std::io::{Read, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,7 +22,7 @@ struct State {
     fault: Option<&'static str>,
 }
 
-/// A program in a container, through the engine's own process for it.
+/// A program behind a process of this side's.
 #[derive(Debug)]
 pub struct Exec {
     child: Child,
@@ -32,8 +33,12 @@ pub struct Exec {
 }
 
 impl Exec {
-    pub(super) fn start(mut command: Command, place: &str, limits: Limits) -> Result<Self> {
-        let cannot = |error: std::io::Error| Failure::unknown(place, "the engine cannot be started").why(error);
+    /// Starts it; `place` is for messages.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(mut command: Command, place: &str, limits: Limits) -> Result<Self> {
+        let cannot = |error: std::io::Error| Failure::unknown(place, "cannot be started").why(error);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(cannot)?;
         let stdin = child.stdin.take().map(|pipe| unblocked(pipe.into())).transpose().map_err(cannot)?;
@@ -41,9 +46,7 @@ impl Exec {
         let state = Arc::new(Mutex::new(State::default()));
         if let Some(stdout) = child.stdout.take() {
             let state = state.clone();
-            std::thread::Builder::new()
-                .spawn(move || read_lines(stdout, limits.stdout, &send, &state))
-                .map_err(cannot)?;
+            std::thread::Builder::new().spawn(move || read_lines(stdout, limits, &send, &state)).map_err(cannot)?;
         }
         if let Some(stderr) = child.stderr.take() {
             let state = state.clone();
@@ -53,7 +56,7 @@ impl Exec {
     }
 
     /// The exit code, once there is one; 128 and the signal for a signal.
-    pub(super) fn code(&mut self) -> Option<u32> {
+    pub fn code(&mut self) -> Option<u32> {
         self.stdin = None;
         let until = Instant::now() + Duration::from_secs(2);
         loop {
@@ -148,8 +151,8 @@ fn unblocked(fd: OwnedFd) -> std::io::Result<std::fs::File> {
     Ok(std::fs::File::from(fd))
 }
 
-fn read_lines(mut from: impl Read, most: usize, to: &Sender<Vec<u8>>, state: &Mutex<State>) {
-    let mut lines = Lines::new(most);
+fn read_lines(mut from: impl Read, limits: Limits, to: &Sender<Vec<u8>>, state: &Mutex<State>) {
+    let mut lines = Lines::new(limits.stdout, limits.line);
     let mut buffer = vec![0; 64 << 10];
     loop {
         let read = match from.read(&mut buffer) {
