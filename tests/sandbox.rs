@@ -227,7 +227,8 @@ fn without_user_namespaces_it_still_works_and_says_so() {
         "without_user_namespaces_inner"
     );
     let done = bed.sh(&script);
-    assert!(done.code == 0 && done.stdout.contains("1 passed"), "{} {}", done.stdout, done.stderr);
+    let told = format!("{} {} {:?}", done.stdout, done.stderr, bed.booted);
+    assert!(done.code == 0 && done.stdout.contains("1 passed"), "{told}");
 }
 
 #[test]

@@ -111,7 +111,12 @@ impl Lines {
             }
         }
         if self.line.len() > self.longest {
-            return Err("it prints a line that is too long");
+            let is_usual = self.longest == LINE_LIMIT;
+            return Err(if is_usual {
+                "it prints a line of more than 1 MiB"
+            } else {
+                "it prints a line that is too long"
+            });
         }
         Ok(())
     }

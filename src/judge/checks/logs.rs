@@ -1,6 +1,7 @@
 //! How long the machine remembers who came.
 
 use crate::error::Result;
+use crate::facts::Init;
 use crate::host::{Actor, FileKind};
 use crate::judge::{CIS, Check, Depth, Scene, Seen};
 use crate::outcome::audit::Severity;
@@ -47,6 +48,10 @@ fn retention(scene: &Scene<'_>) -> Result<Vec<Seen>> {
                 .at(scene.place("loglevel"))
                 .fix(format!("remove the line, then: {}", super::ssh::reload(scene))),
         ]);
+    }
+    if scene.facts.container && scene.facts.init == Init::Other {
+        let why = "nothing in here starts journald or rsyslog: what is logged goes to the container's engine";
+        return Ok(vec![Seen::not_applicable(why)]);
     }
     let journald = JOURNALD.iter().any(|path| scene.probe.has_program(path));
     // Installed is not enabled.

@@ -20,6 +20,32 @@ const ENGINE_LIMIT_MS: u64 = 60_000;
 const SHELL_LIMIT: Duration = Duration::from_secs(30);
 /// How long a container of ours stays when nobody is left to remove it, in seconds.
 const LIFE: u32 = 900;
+/// How a container of an image is started: nothing of its own runs, nothing is written or kept, nobody is reached. sshd says
+/// nothing about its configuration without its directory, which an init script makes.
+const RUN: [&str; 22] = [
+    "run",
+    "--detach",
+    "--rm",
+    "--pull",
+    "never",
+    "--network",
+    "none",
+    "--log-driver",
+    "none",
+    "--no-healthcheck",
+    "--read-only",
+    "--tmpfs",
+    "/run:exec,mode=0755,size=256m",
+    "--tmpfs",
+    "/run/sshd:mode=0755,size=64k",
+    "--tmpfs",
+    "/tmp:size=64m",
+    "--user",
+    "0:0",
+    "--pids-limit=512",
+    "--memory=1g",
+    "--security-opt=no-new-privileges",
+];
 /// How the commands of the engine's that this side depends on end when they cannot run the program.
 const CANNOT_RUN: [u32; 2] = [126, 127];
 
@@ -153,50 +179,22 @@ impl Container {
         let told = said.stdout.trim();
         let image = full_id(told.strip_prefix("sha256:").unwrap_or(told)).ok_or_else(|| strange(&place, told))?;
         let life = format!("sleep {LIFE}");
-        // sshd says nothing about its configuration without its directory, which an init script makes.
-        let said = engine.ask(
-            probe,
-            &[
-                "run",
-                "--log-driver",
-                "none",
-                "--no-healthcheck",
-                "--read-only",
-                "--tmpfs",
-                "/run:exec,mode=0755,size=64m",
-                "--tmpfs",
-                "/tmp:size=64m",
-                "--detach",
-                "--rm",
-                "--pull",
-                "never",
-                "--network",
-                "none",
-                "--user",
-                "0:0",
-                "--pids-limit",
-                "512",
-                "--memory",
-                "1g",
-                "--security-opt",
-                "no-new-privileges",
-                "--tmpfs",
-                "/run/sshd:mode=0755,size=64k",
-                "--entrypoint",
-                "/bin/sh",
-                "--",
-                &image,
-                "-c",
-                &life,
-            ],
-        )?;
-        if !said.ok() {
-            return Err(Failure::unknown(place, "nothing in it can be executed, so it cannot be looked at")
-                .why(last_words(said.stderr.as_bytes()))
-                .hint("an image without a shell cannot be judged from inside; judge its tree: --target rootfs:DIR"));
+        // By a name it can be removed even when the engine took too long to tell its id.
+        let name = format!("keyward-look-{}-{}", std::process::id(), jiff::Timestamp::now().as_nanosecond());
+        let words = [&RUN[..], &["--name", &name, "--entrypoint", "/bin/sh", "--", &image, "-c", &life]].concat();
+        let started = engine.ask(probe, &words);
+        let made = match &started {
+            Ok(said) if said.ok() => full_id(said.stdout.trim()),
+            _ => None,
+        };
+        if let Some(id) = made {
+            return Ok(Self { engine, id, place, own: true });
         }
-        let id = full_id(said.stdout.trim()).ok_or_else(|| strange(&place, &said.stdout))?;
-        Ok(Self { engine, id, place, own: true })
+        let _ = engine.ask(probe, &["rm", "--force", "--volumes", "--", &name]);
+        let said = started?;
+        Err(Failure::unknown(place, "nothing in it can be executed, so it cannot be looked at")
+            .why(last_words(said.stderr.as_bytes()))
+            .hint("an image without a shell cannot be judged from inside; judge its tree: --target rootfs:DIR"))
     }
 
     /// As it was named: `docker:NAME`, `podman:NAME` or `image:REF`.

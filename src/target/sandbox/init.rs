@@ -1,6 +1,7 @@
 //! Process 1 of the copy: mounts what a boot mounts, moves into the copy, starts its services, and reaps. It is not
 //! systemd and knows no units. Must not touch anything outside the copy.
 
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ fn reap() -> ExitCode {
 }
 
 fn start(arguments: &[String]) -> Result<Booted> {
+    // Its parent tells of its birth first.
+    let _ = std::io::stdin().read(&mut [0]);
     let words = arguments.first().ok_or_else(|| Failure::unknown("sandbox", "process 1 was told nothing"))?;
     let spec: Boot =
         serde_json::from_str(words).map_err(|error| Failure::unknown("sandbox", "process 1").why(error))?;

@@ -191,8 +191,10 @@ fn run(arguments: &[String]) -> Result<()> {
     }
     let exe = "/proc/self/exe";
     let mut first = if boot.root == Root::Machine { without_powers(exe, &own_file()?)? } else { Command::new(exe) };
-    let mut first = first.args([INIT, words]).stdin(Stdio::null()).spawn().map_err(|error| lost().why(error))?;
+    let mut first = first.args([INIT, words]).stdin(Stdio::piped()).spawn().map_err(|error| lost().why(error))?;
     say(std::io::stdout(), &Report::Born(first.id()))?;
+    // It waits for the end of its input: its own reports come after this one, which no program of the copy may forge.
+    drop(first.stdin.take());
     first.wait().map(drop).map_err(|error| lost().why(error))
 }
 
